@@ -1,0 +1,126 @@
+"""Real models and images for tests: found beside the checkout, never copied into it.
+
+Tests import this file by its own name (`import shared`), and mark what needs the data with one of the marks below: they
+skip with a reason where the files are absent:
+
+    @shared.needs("models/cifar10_resnet20.onnx", "cifar10/cifar10_subset.npz")
+    def test_accuracy() -> None:
+        images, labels = shared.cifar10_test(2000)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+SHARED = ROOT.parent / "shared"
+DATA = SHARED / "data"
+ZOO = DATA / "onnx_zoo"
+
+RESNET20 = DATA / "models" / "cifar10_resnet20.onnx"
+RESNET8 = DATA / "models" / "mlperf_tiny_resnet8_cifar10.onnx"
+MOBILENET_V2 = DATA / "models" / "mobilenet_v2_1.0_224.onnx"
+CIFAR10 = DATA / "cifar10" / "cifar10_subset.npz"
+IMAGENET_EVAL = DATA / "imagenet" / "eval_500.zip"
+IMAGENET_CALIB = DATA / "imagenet" / "calib_250.zip"
+
+# Channel statistics of ImageNet (RGB, of values in 0..1), which the ResNet-20 was trained with.
+MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+_Test = TypeVar("_Test", bound=Callable[..., Any])
+
+
+def needs(*files: str | Path) -> Callable[[_Test], _Test]:
+    """Mark a test as `data`, and skip it where one of `files` (relative to the data folder) is absent."""
+    absent = [(DATA / f).relative_to(DATA).as_posix() for f in files if not (DATA / f).exists()]
+    skip = pytest.mark.skipif(bool(absent), reason=f"not beside the checkout: shared/data/{{{','.join(absent)}}}")
+
+    def mark(test: _Test) -> _Test:
+        marked: _Test = pytest.mark.data(skip(test))
+        return marked
+
+    return mark
+
+
+needs_resnet20 = needs(RESNET20, CIFAR10)
+needs_resnet8 = needs(RESNET8, CIFAR10)
+needs_mobilenet_v2 = needs(MOBILENET_V2, IMAGENET_EVAL, IMAGENET_CALIB)
+needs_zoo = needs(ZOO)
+
+
+def zoo() -> list[Path]:
+    """The third-party ONNX files, sorted by name; empty where they are absent."""
+    return sorted(ZOO.glob("*.onnx"))
+
+
+@cache
+def _cifar10() -> dict[str, np.ndarray]:
+    with np.load(CIFAR10) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _normalised(images: np.ndarray) -> np.ndarray:
+    """uint8 NHWC -> float32 NCHW, ((x / 255) - MEAN) / STD."""
+    scaled = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def cifar10_test(count: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` CIFAR-10 test images as the ResNet-20 wants them, float32 [n, 3, 32, 32]; labels, int64 [n]."""
+    data = _cifar10()
+    return _normalised(data["x_test"][:count]), data["y_test"][:count].astype(np.int64).ravel()
+
+
+def cifar10_calib(count: int = 500) -> np.ndarray:
+    """The first `count` CIFAR-10 training images as the ResNet-20 wants them, float32 [n, 3, 32, 32]."""
+    return _normalised(_cifar10()["x_train"][:count])
+
+
+def cifar10_raw(count: int = 2000, *, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` CIFAR-10 images with values 0..255, as the MLPerf-tiny ResNet-8 wants them, and their labels.
+
+    Float32 [n, 3, 32, 32] and int64 [n].
+    """
+    data, part = _cifar10(), "train" if train else "test"
+    images = np.ascontiguousarray(data[f"x_{part}"][:count].astype(np.float32).transpose(0, 3, 1, 2))
+    return images, data[f"y_{part}"][:count].astype(np.int64).ravel()
+
+
+def photographs(archive: Path, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` (default all) photographs of `archive`, by name, as MobileNet-v2 wants them.
+
+    Returns float32 [n, 3, 224, 224], RGB / 127.5 - 1, and the ImageNet classes, int64 [n], 0..999.
+    """
+    from PIL import Image
+
+    with zipfile.ZipFile(archive) as file:
+        labels: dict[str, int] = json.loads(file.read("labels.json"))
+        names = sorted(labels)[:count]
+        images = np.empty((len(names), 3, 224, 224), dtype=np.float32)
+        for index, name in enumerate(names):
+            with Image.open(io.BytesIO(file.read(name))) as image:
+                pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+            images[index] = pixels.transpose(2, 0, 1) / np.float32(127.5) - np.float32(1)
+    return images, np.array([labels[name] for name in names], dtype=np.int64)
+
+
+def model_input(path: Path) -> tuple[str, list[int | str]]:
+    """Name and shape of the first real input of an ONNX file (initializers that are listed as inputs do not count)."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    first = next(value for value in graph.input if value.name not in constants)
+    shape = first.type.tensor_type.shape
+    return first.name, [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in shape.dim]
