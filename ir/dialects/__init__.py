@@ -1,0 +1,1 @@
+"""The dialects: nn, quant, xbar, isa."""

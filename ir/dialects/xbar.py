@@ -1,0 +1,96 @@
+"""Matrices on crossbars: tiles, planes, row shifts, groups and places.
+
+One `xbar.mvm` stands for one layer. Its tiles and crossbars are stacked arrays rather than one operation each, so that
+every mapping pass is a handful of array operations on a layer, however many crossbars it has.
+
+Which attributes are there depends on the pass that ran last; see the groups below.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from smec.ir.core import Handle, attr, tuple_attr
+from smec.ir.dialects.quant import Conv, Gemm, WeightedOp
+
+
+def code_offset(sign: str, bits: int) -> int:
+    """What offset coding adds to every integer: 2^(N-1); 0 for the other sign schemes."""
+    return 1 << (bits - 1) if sign == "offset" else 0
+
+
+class MvmOp(WeightedOp):
+    """Crossbar attributes that both layer kinds carry.
+
+    R, C: rows and columns of a tile; T tiles; X crossbars; c cell bits; N weight bits.
+
+    * after `tile`: geometry, cell_bits, rows, cols, codes, shifts
+    * after `slice-bits`: xbar_tile, xbar_weight, cells
+    * after `group-rows`: row_group
+    * after `assign-cores`: xbar_core, xbar_slot, xbar_row0, xbar_col0
+    """
+
+    geometry = tuple_attr(int, doc="R, C")
+    cell_bits = attr(int, default=1)
+    rows = attr(Handle, doc="int32 [T, R]: index into K, -1 unused; conv: (ky kw + kx) C_in + c")
+    cols = attr(Handle, doc="int32 [T, C]: output channel, -1 unused")
+    codes = attr(Handle, doc="int16 [T, R, C]: stored integer; weight = (code << shift) - offset")
+    shifts = attr(Handle, doc="uint8 [T, R]: row shifts k_r")
+    xbar_tile = attr(Handle, default=None, doc="int32 [X], ascending")
+    xbar_weight = attr(Handle, default=None, doc="int64 [X]: splice multiplier, +-2^(c p)")
+    cells = attr(Handle, default=None, doc="uint8 [X, R, ceil(C c / 8)]: column n at bits n c .. n c + c - 1")
+    row_group = attr(Handle, default=None, doc="int16 [X, R]: group of the row in its crossbar, -1 not driven")
+    xbar_core = attr(Handle, default=None, doc="int32 [X]")
+    xbar_slot = attr(Handle, default=None, doc="int32 [X]: physical crossbar within the core")
+    xbar_row0 = attr(Handle, default=None, doc="int32 [X]: first row in the physical crossbar")
+    xbar_col0 = attr(Handle, default=None, doc="int32 [X]: first column in the physical crossbar")
+
+    def matrix(self) -> np.ndarray:
+        """The oracle's weights as int16 [K, M] with K in the order of `rows` (grouped convolutions: zeros between)."""
+        return weight_matrix(self)
+
+    def mapped_matrix(self) -> np.ndarray:
+        """int64 [K, M] that the tiles hold: what `matrix` must equal."""
+        k, m = self.matrix().shape
+        out = np.zeros((k + 1, m + 1), np.int64)
+        rows, cols, shifts = self.rows.array, self.cols.array, self.shifts.array
+        value = (self.codes.array.astype(np.int64) << shifts[:, :, None]) - code_offset(self.sign, self.bits)
+        used = (rows[:, :, None] >= 0) & (cols[:, None, :] >= 0)
+        np.add.at(out, (rows[:, :, None], cols[:, None, :]), np.where(used, value, 0))
+        return out[:k, :m]
+
+
+class MvmConv(MvmOp, Conv):
+    """A convolution on crossbars.
+
+    `%y = "xbar.conv"(%x) {name = "c1", rows = #smec.handle<...>, ...} : (...) -> (...)`
+    """
+
+    name = "xbar.conv"
+
+
+class MvmGemm(MvmOp, Gemm):
+    """A matrix product on crossbars.
+
+    `%y = "xbar.gemm"(%x) {name = "fc", rows = #smec.handle<...>, ...} : (...) -> (...)`
+    """
+
+    name = "xbar.gemm"
+
+
+def weight_matrix(op: WeightedOp) -> np.ndarray:
+    """Integer weights of a layer as int16 [K, M]; conv rows are (ky kw + kx) C_in + c over all C_in channels.
+
+    For a grouped convolution the entries between groups are zero; callers that only need the blocks should not use
+    this for depthwise layers (K M is then C_in times the number of weights).
+    """
+    w = op.integers()
+    if w.ndim == 2:
+        return np.ascontiguousarray(w.T)
+    m, cg, kh, kw = w.shape
+    groups = op.groups if isinstance(op, Conv) else 1
+    out = np.zeros((kh, kw, groups, cg, groups, m // groups), np.int16)
+    blocks = w.reshape(groups, m // groups, cg, kh, kw).transpose(3, 4, 0, 2, 1)
+    for_group = np.arange(groups)
+    out[:, :, for_group, :, for_group] = blocks.transpose(2, 0, 1, 3, 4)
+    return out.reshape(kh * kw * groups * cg, m)
