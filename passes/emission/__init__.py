@@ -1,0 +1,1 @@
+"""From placed crossbars to instructions and data sections; the pass is `smec.passes.emit`."""

@@ -1,0 +1,82 @@
+"""What a program's metadata says about its layers and host regions."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from smec.ir.core import Operation
+from smec.ir.dialects.builtin import HostOp
+from smec.ir.dialects.xbar import MvmConv, MvmOp
+
+#: Operators whose multiply-accumulates are counted in host regions: all that ONNX has with a reduction of products.
+_CONVOLUTIONS = {"Conv", "ConvInteger", "QLinearConv"}
+_PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"}
+
+
+def layer_info(op: MvmOp, tile_first: int, report: dict[str, Any]) -> dict[str, Any]:
+    """The metadata entry of a layer (`smec.runtime.metadata.LayerInfo`).
+
+    `report` holds what the passes said of this layer (keys `planes`, `crossbars_empty`, `relative_error`).
+    """
+    w = op.integers()
+    m = w.shape[0]
+    if isinstance(op, MvmConv):
+        n, _, oh, ow = op.out.type.shape
+        k, pixels = op.x.type.shape[1] * op.kernel[0] * op.kernel[1], n * oh * ow
+    else:
+        k, pixels = w.shape[1], math.prod(op.out.type.shape[:-1])
+    return {
+        "name": op.label,
+        "kind": op.name.removeprefix("xbar."),
+        "node": op.location.node,
+        "tensor": op.tensor,
+        "K": k,
+        "M": m,
+        "groups": op.groups if isinstance(op, MvmConv) else 1,
+        "weights": int(w.size),
+        "pixels": pixels,
+        "macs": pixels * int(w.size),
+        "bits": op.bits,
+        "sign": op.sign,
+        "pattern": op.pattern,
+        "squeeze": op.squeeze,
+        "shift": op.shift,
+        "planes": int(report.get("planes", 0)),
+        "tile_first": tile_first,
+        "tiles": len(op.rows.array),
+        "crossbars": len(op.xbar_tile.array),
+        "crossbars_empty": int(report.get("crossbars_empty", 0)),
+        "squeeze_error": float(report.get("relative_error", 0.0)) ** 2,
+    }
+
+
+def host_info(op: HostOp) -> dict[str, Any]:
+    """The metadata entry of a host region (`smec.runtime.metadata.HostInfo`)."""
+    inner = [o for o in op.walk() if o is not op and not o.is_terminator and o.name != "nn.Constant"]
+    ops = Counter(o.name.removeprefix("nn.") for o in inner)
+    return {
+        "name": op.label,
+        "batchable": op.batchable,
+        "macs": sum(host_macs(o) for o in inner),
+        "ops": dict(sorted(ops.items())),
+    }
+
+
+def host_macs(op: Operation) -> int:
+    """Multiply-accumulates an image of a host operator; 0 where its shapes are not static."""
+    kind = op.name.removeprefix("nn.")
+    if not op.results or not op.results[0].type.is_static:
+        return 0
+    out = op.results[0].type
+    if kind in _CONVOLUTIONS and op.operands[1].type.is_static:
+        return out.size * int(np.prod(op.operands[1].type.shape[1:], dtype=np.int64))
+    if kind == "ConvTranspose" and op.operands[0].type.is_static:
+        return op.operands[0].type.size * int(np.prod(op.operands[1].type.shape[1:], dtype=np.int64))
+    if kind in _PRODUCTS and op.operands[0].type.is_static:
+        transposed = kind == "Gemm" and bool(op.attributes.get("transA", 0))
+        return out.size * op.operands[0].type.shape[0 if transposed else -1]
+    return 0

@@ -1,0 +1,469 @@
+"""Lowers each operation of a placed graph to instructions.
+
+Conventions:
+
+* Rank-4 activations are stored channels last ([N][H][W][C]) with the halo that their windowed readers need, so that
+  a convolution's window is one affine address pattern; everything else is row-major.
+* Reshape, transpose and slice move nothing: they only change the `Layout`. A value whose addresses have no strides
+  becomes `Scattered`; a matrix product reads it as it is, through its row address list, and other readers gather it.
+* An operation runs on the core that holds its first operand; a layer on the core of its first crossbar, where the
+  partial sums of its other cores arrive. Graph inputs, host regions and host data live on core 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from smec.ir.core import Operation, Quantized, Value
+from smec.ir.dialects import quant, xbar
+from smec.ir.dialects.builtin import GraphOp, HostOp
+from smec.ir.isa_sections import dtype_code
+from smec.passes.emission.builder import ACC, ACT, DTYPE_CODE, HOST, Builder
+from smec.passes.emission.crossbars import CrossbarTables
+from smec.passes.emission.layout import Layout, Scattered, row_major
+
+Halo = tuple[int, int, int, int]
+NO_HALO: Halo = (0, 0, 0, 0)
+#: Core of graph inputs and host regions.
+HOST_CORE = 0
+
+
+def window_halo(
+    extent: Sequence[int],
+    out: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+) -> Halo:
+    """Border that windows really touch: what lies before, and how far the last window reaches behind."""
+    reach = [
+        max(0, (o - 1) * s + (k - 1) * d + 1 - n - p)
+        for n, o, k, s, d, p in zip(extent, out, kernel, strides, dilations, pads[:2], strict=True)
+    ]
+    return (pads[0], pads[1], reach[0], reach[1])
+
+
+class Lowering:
+    """Emits one graph. `run` returns nothing; read `builder`, `tables`, `layers`, `regions`, `inputs`, `outputs`."""
+
+    def __init__(self, graph: GraphOp, tables: CrossbarTables) -> None:
+        self.graph = graph
+        self.builder = Builder()
+        self.tables = tables
+        self.places: dict[Value, Layout | Scattered] = {}
+        self._padded: dict[tuple[Value, Halo, int], Layout] = {}
+        self.layers: list[xbar.MvmOp] = []
+        self.regions: list[HostOp] = []
+        self.inputs: list[int] = []
+        self.outputs: list[int] = []
+
+    def run(self) -> None:
+        b = self.builder
+        for arg in self.graph.block.args:
+            self.places[arg] = b.dense(HOST_CORE, HOST, self._static(arg), dtype_code(arg.type.dtype))
+            self.inputs.append(self._walk_rows(self.places[arg]))
+        for op in self.graph.ops:
+            handler = HANDLERS.get(type(op))
+            if handler is None:
+                raise op.error("no instruction does this", hint="run the mapping passes before 'emit'")
+            handler(self, op)
+        for value in self.graph.terminator.operands:
+            place = self.places[value]
+            if isinstance(value.type.element, Quantized):
+                raise self.graph.error("a quantized value cannot be a graph output", found=value.type)
+            self.outputs.append(self._walk_rows(self._strided(place)))
+
+    # -- values
+
+    def _static(self, value: Value) -> tuple[int, ...]:
+        if not value.type.is_static:
+            op = value.defining_op() or self.graph
+            raise op.error("shape depends on the data; no buffer can hold it", found=value.type)
+        return value.type.shape
+
+    def _walk_rows(self, place: Layout) -> int:
+        return self.builder.walk(place, range(len(place.shape)))
+
+    def _halo_of(self, value: Value) -> tuple[Halo, int]:
+        """The border and its level that most readers of a rank-4 value ask for (others copy)."""
+        wanted: dict[int, list[Halo]] = {}
+        for op in value.users:
+            need = reader_halo(op)
+            if need is not None and any(need[0]):
+                wanted.setdefault(need[1], []).append(need[0])
+        if not wanted:
+            return NO_HALO, 0
+        fill = max(wanted, key=lambda f: (len(wanted[f]), -f))
+        top, left, bottom, right = (max(h[i] for h in wanted[fill]) for i in range(4))
+        return (top, left, bottom, right), fill
+
+    def _activation(self, core: int, value: Value, halo: Halo = NO_HALO, fill: int = 0) -> Layout:
+        """A new activation buffer for a value of this type: channels last with a halo if of rank 4."""
+        shape = self._static(value)
+        dtype = DTYPE_CODE["u8"] if value.type.quantized.bits <= 8 else DTYPE_CODE["u16"]
+        b = self.builder
+        if len(shape) != 4:
+            return b.dense(core, ACT, shape, dtype)
+        n, c, h, w = shape
+        hp, wp = h + halo[0] + halo[2], w + halo[1] + halo[3]
+        buffer = b.buffer(core, ACT, n * hp * wp * c, dtype)
+        if any(halo):
+            b.emit(core, "fill", dst=b.whole(buffer), value=fill)
+        offset = (halo[0] * wp + halo[1]) * c
+        return Layout(buffer, shape, (hp * wp * c, 1, wp * c, c), offset, halo, fill)
+
+    def define(self, core: int, value: Value) -> Layout:
+        """Allocate the home of a result, with the halo its readers want."""
+        halo, fill = self._halo_of(value) if len(value.type.shape) == 4 else (NO_HALO, 0)
+        layout = self._activation(core, value, halo, fill)
+        self.places[value] = layout
+        return layout
+
+    def _strided(self, place: Layout | Scattered) -> Layout:
+        """A value with strides; a scattered one is gathered into a row-major buffer on its core."""
+        if isinstance(place, Layout):
+            return place
+        b = self.builder
+        core, space, _, _, dtype = b.buffers[place.buffer]
+        target = b.dense(core, space, place.shape, dtype)
+        b.gather(place, target)
+        return target
+
+    def read(self, value: Value) -> Layout:
+        place = self.places[value]
+        if isinstance(place, Scattered):
+            place = self.places[value] = self._strided(place)
+        return place
+
+    def read_on(self, value: Value, core: int) -> Layout:
+        placed: Layout = self.builder.on_core(self.read(value), core)
+        return placed
+
+    def core_of(self, value: Value) -> int:
+        return self.builder.core_of(self.places[value].buffer)
+
+    def padded(self, value: Value, halo: Halo, fill: int) -> Layout:
+        """The value in a buffer that has this border; copied there once if its home has not."""
+        place = self.read(value)
+        if place.covers(halo, fill):
+            return place
+        key = (value, halo, fill)
+        if key not in self._padded:
+            core = self.builder.core_of(place.buffer)
+            target = self._activation(core, value, halo, fill)
+            self.move(core, place, target)
+            self._padded[key] = target
+        return self._padded[key]
+
+    def move(self, core: int, source: Layout, target: Layout) -> None:
+        order = target.order()
+        self.builder.emit(core, "copy", dst=self.builder.walk(target, order), src=self.builder.walk(source, order))
+
+    # -- crossbar layers
+
+    def mvm(self, op: xbar.MvmOp) -> None:
+        b, q = self.builder, op.x.type.quantized
+        if isinstance(op, xbar.MvmConv):
+            source, pixels, strides, k_offset = self._conv_window(op)
+        else:
+            source, pixels, strides, k_offset = self._gemm_window(op)
+        origin = source.offset if isinstance(source, Layout) else 0
+        if k_offset.size and k_offset.min() < 0:  # -1 marks an unused row, so offsets must not be negative
+            origin += int(k_offset.min())
+            k_offset = k_offset - k_offset.min()
+
+        weights = op.integers().reshape(op.weight.shape[0], -1)
+        wide = quant.accumulator_bound(weights, q) >= 2**31
+        dtype = DTYPE_CODE["i64" if wide else "i32"]
+        cols = op.cols.array
+        xbar_tile, xbar_core = op.xbar_tile.array, op.xbar_core.array
+        tile_core = np.full(len(cols), -1, np.int64)
+        tile_core[xbar_tile] = xbar_core
+        cores = list(dict.fromkeys(tile_core[tile_core >= 0].tolist())) or [self.core_of(op.x)]
+        home, outputs = cores[0], weights.shape[0]
+
+        # A core that is not the layer's home accumulates only the span of channels that its tiles produce.
+        span: dict[int, tuple[int, int]] = {home: (0, outputs)}
+        for core in cores[1:]:
+            used = cols[tile_core == core]
+            span[core] = (int(used[used >= 0].min()), int(used.max()) + 1)
+        col_base = np.array([span[c][0] if c >= 0 else 0 for c in tile_core.tolist()], np.int64)
+        index, _ = self.tables.add_layer(op, k_offset, col_base)
+
+        points = tuple(pixels)
+        accumulators: dict[int, Layout] = {}
+        for core in cores:
+            low, high = span[core]
+            acc = b.dense(core, ACC, (*points, high - low), dtype)
+            accumulators[core] = acc
+            start = -q.zero_point * weights.sum(axis=1, dtype=np.int64) if core == home else np.zeros(high - low)
+            b.emit(core, "init", dst=self._walk_rows(acc), table=b.i64.add(start), length=high - low)
+            place = b.on_core(source, core)
+            dst = b.agu(acc.buffer, 0, points or (1,), acc.strides[:-1] or (0,))
+            src = b.agu(place.buffer, origin, points or (1,), strides or (0,))
+            for tile in index[tile_core == core].tolist():
+                b.emit(core, "mvm", dst=dst, src=src, tile=tile)
+        total = accumulators[home]
+        for core in cores[1:]:
+            low, high = span[core]
+            arrived = b.on_core(accumulators[core], home)
+            part = total.slice((0,) * len(points) + (low,), (1,) * len(total.shape), (*points, high - low))
+            b.emit(home, "accadd", dst=self._walk_rows(part), src=self._walk_rows(arrived))
+        self._finish(op, home, total)
+        self.layers.append(op)
+
+    def _conv_window(self, op: xbar.MvmConv) -> tuple[Layout, tuple[int, ...], tuple[int, ...], np.ndarray]:
+        """(source, pixel counts, pixel strides, address offset of each of the K inputs) of a convolution."""
+        halo, fill = reader_halo(op) or (NO_HALO, 0)
+        source = self.padded(op.x, halo, fill)
+        (kh, kw), channels = op.kernel, op.x.type.shape[1]
+        s_n, s_c, s_h, s_w = source.strides
+        rows = np.arange(kh, dtype=np.int64)[:, None, None] * op.dilations[0] * s_h
+        columns = np.arange(kw, dtype=np.int64)[None, :, None] * op.dilations[1] * s_w
+        k_offset = (rows + columns + np.arange(channels, dtype=np.int64) * s_c).reshape(-1)
+        n, _, oh, ow = op.out.type.shape
+        origin = source.offset - op.pads[0] * s_h - op.pads[1] * s_w
+        start = Layout(source.buffer, source.shape, source.strides, origin)
+        return start, (n, oh, ow), (s_n, op.strides[0] * s_h, op.strides[1] * s_w), k_offset
+
+    def _gemm_window(self, op: xbar.MvmGemm) -> tuple[Layout | Scattered, tuple[int, ...], tuple[int, ...], np.ndarray]:
+        """The same for a matrix product: pixels are all axes but the last; a single pixel may be scattered."""
+        place = self.places[op.x]
+        points = op.x.type.shape[:-1]
+        if isinstance(place, Scattered) and math.prod(points) == 1:
+            return place, points, (0,) * len(points), place.index.reshape(-1)
+        source = self.read(op.x)
+        k = np.arange(source.shape[-1], dtype=np.int64) * source.strides[-1]
+        return source, points, source.strides[:-1], k
+
+    def _finish(self, op: xbar.MvmOp, core: int, acc: Layout) -> None:
+        """Accumulators to activations, or to real values where the host reads them."""
+        b, x, layer = self.builder, op.x.type.quantized, len(self.layers)
+        rank = len(op.out.type.shape)
+        channel = op.channel_axis() - 1
+        order = (*(a for a in range(rank) if a != channel), channel)
+        length = acc.shape[-1]
+        src = self._walk_rows(acc)
+        element = op.out.type.element
+        if isinstance(element, Quantized):
+            mult, off = quant.requantize_params(op.weight_scale.array, op.bias.array, x, element)
+            lo, hi = quant.clamp_bounds(element, op.clamp_min, op.clamp_max)
+            dst = b.walk(self.define(core, op.out), order)
+            b.emit(
+                core,
+                "requant",
+                dst=dst,
+                src=src,
+                mult=b.f32.add(mult),
+                off=b.f32.add(off),
+                length=length,
+                lo=lo,
+                hi=hi,
+                layer=layer,
+            )
+            return
+        mult, bias = quant.dequantize_params(op.weight_scale.array, op.bias.array, x)
+        target = self.places[op.out] = b.dense(core, HOST, self._static(op.out), DTYPE_CODE["f32"])
+        b.emit(
+            core,
+            "dequant",
+            dst=b.walk(target, order),
+            src=src,
+            mult=b.f32.add(mult),
+            bias=b.f32.add(bias),
+            length=length,
+            clamp=b.f32.add([op.clamp_min, op.clamp_max]),
+            layer=layer,
+        )
+
+    # -- conversions and elementwise operations
+
+    def quantize(self, op: quant.Quantize) -> None:
+        core = self.core_of(op.x)
+        source, target, q = self.read(op.x), self.define(core, op.out), op.out.type.quantized
+        order, b = target.order(), self.builder
+        b.emit(
+            core,
+            "quantize",
+            dst=b.walk(target, order),
+            src=b.walk(source, order),
+            params=b.f32.add([q.scale]),
+            zero_point=q.zero_point,
+            hi=q.qmax,
+        )
+
+    def dequantize(self, op: quant.Dequantize) -> None:
+        core, q, b = self.core_of(op.x), op.x.type.quantized, self.builder
+        source = self.read(op.x)
+        target = self.places[op.out] = b.dense(core, HOST, self._static(op.out), DTYPE_CODE["f32"])
+        b.emit(
+            core,
+            "dequantize",
+            dst=self._walk_rows(target),
+            src=self._walk_rows(source),
+            params=b.f32.add([q.scale]),
+            zero_point=q.zero_point,
+        )
+
+    def rescale(self, op: quant.Rescale) -> None:
+        x, y = op.x.type.quantized, op.out.type.quantized
+        lo, hi = quant.clamp_bounds(y, op.clamp_min, op.clamp_max)
+        self._unary(op, "rescale", params=self.builder.f32.add(quant.rescale_params(x, y)), lo=lo, hi=hi)
+
+    def lut(self, op: quant.Lut) -> None:
+        self._unary(op, "lut", table=self.builder.u16.add(op.table.array))
+
+    def _unary(self, op: Any, mnemonic: str, **operands: int) -> None:
+        core, b = self.core_of(op.x), self.builder
+        source, target = self.read(op.x), self.define(core, op.out)
+        order = target.order()
+        b.emit(core, mnemonic, dst=b.walk(target, order), src=b.walk(source, order), **operands)
+
+    def _binary(self, op: Any, mnemonic: str, **operands: int) -> None:
+        core, b = self.core_of(op.a), self.builder
+        shape = op.out.type.shape
+        first, second = (self.read_on(v, core).broadcast(shape) for v in (op.a, op.b))
+        target = self.define(core, op.out)
+        order = target.order()
+        b.emit(core, mnemonic, dst=b.walk(target, order), a=b.walk(first, order), b=b.walk(second, order), **operands)
+
+    def add(self, op: quant.Add) -> None:
+        y = op.out.type.quantized
+        lo, hi = quant.clamp_bounds(y, op.clamp_min, op.clamp_max)
+        params = self.builder.f32.add(quant.add_params(op.a.type.quantized, op.b.type.quantized, y))
+        self._binary(op, "add", params=params, lo=lo, hi=hi)
+
+    def mul(self, op: quant.Mul) -> None:
+        a, b, y = op.a.type.quantized, op.b.type.quantized, op.out.type.quantized
+        lo, hi = quant.clamp_bounds(y, op.clamp_min, op.clamp_max)
+        params = self.builder.f32.add([a.scale * b.scale / y.scale, y.zero_point])
+        self._binary(op, "mul", params=params, za=a.zero_point, zb=b.zero_point, lo=lo, hi=hi)
+
+    # -- windows
+
+    def max_pool(self, op: quant.MaxPool) -> None:
+        core, dst, src, window = self._pool(op, op.dilations)
+        self.builder.emit(core, "maxpool", dst=dst, src=src, window=window)
+
+    def avg_pool(self, op: quant.AvgPool) -> None:
+        x, y, b = op.x.type.quantized, op.out.type.quantized, self.builder
+        core, dst, src, window = self._pool(op, (1, 1))
+        factors = np.tile(quant.average_factors(op).reshape(-1), op.out.type.shape[0])
+        params = b.f32.add([*factors, y.zero_point])
+        b.emit(core, "avgpool", dst=dst, src=src, window=window, params=params, zero_point=x.zero_point, hi=y.qmax)
+
+    def _pool(self, op: Any, dilations: tuple[int, int]) -> tuple[int, int, int, int]:
+        b = self.builder
+        halo, fill = reader_halo(op) or (NO_HALO, 0)
+        source = self.padded(op.x, halo, fill)
+        core = b.core_of(source.buffer)
+        target = self.define(core, op.out)
+        s_n, s_c, s_h, s_w = source.strides
+        n, c, oh, ow = op.out.type.shape
+        origin = source.offset - op.pads[0] * s_h - op.pads[1] * s_w
+        src = b.agu(source.buffer, origin, (n, oh, ow, c), (s_n, op.strides[0] * s_h, op.strides[1] * s_w, s_c))
+        window = b.agu(source.buffer, 0, op.kernel, (dilations[0] * s_h, dilations[1] * s_w))
+        return core, b.walk(target, (0, 2, 3, 1)), src, window
+
+    # -- data movement
+
+    def concat(self, op: quant.Concat) -> None:
+        core = self.core_of(op.inputs[0])
+        target = self.define(core, op.out)
+        rank, at = len(op.out.type.shape), 0
+        for value in op.inputs:
+            shape = value.type.shape
+            starts = tuple(at if a == op.axis else 0 for a in range(rank))
+            self.move(core, self.read_on(value, core), target.slice(starts, (1,) * rank, shape))
+            at += shape[op.axis]
+
+    def pad(self, op: quant.Pad) -> None:
+        core, rank = self.core_of(op.x), len(op.pads) // 2
+        source, target, b = self.read(op.x), self.define(core, op.out), self.builder
+        b.emit(core, "fill", dst=self._walk_rows(target), value=op.value)
+        self.move(core, source, target.slice(op.pads[:rank], (1,) * rank, op.x.type.shape))
+
+    def slice(self, op: quant.Slice) -> None:
+        place = self.read(op.x)
+        self.places[op.out] = place.slice(op.starts, op.steps, op.out.type.shape)
+
+    def transpose(self, op: quant.Transpose) -> None:
+        place = self.places[op.x]
+        if isinstance(place, Scattered):
+            self.places[op.out] = Scattered(place.buffer, place.index.transpose(op.perm))
+        else:
+            self.places[op.out] = place.transpose(op.perm)
+
+    def reshape(self, op: quant.Reshape) -> None:
+        place, shape = self.places[op.x], op.out.type.shape
+        view = place.reshape(shape) if isinstance(place, Layout) else None
+        self.places[op.out] = view or Scattered(place.buffer, place.addresses().reshape(shape))
+
+    # -- host
+
+    def host(self, op: HostOp) -> None:
+        b = self.builder
+        sources = [self._walk_rows(self._dense_on_host(v)) for v in op.operands]
+        targets = []
+        for result in op.results:
+            layout = self.places[result] = b.dense(HOST_CORE, HOST, self._static(result), dtype_code(result.type.dtype))
+            targets.append(self._walk_rows(layout))
+        b.emit(
+            HOST_CORE,
+            "host",
+            region=len(self.regions),
+            first_in=b.i64.add(sources),
+            n_in=len(sources),
+            first_out=b.i64.add(targets),
+            n_out=len(targets),
+        )
+        self.regions.append(op)
+
+    def _dense_on_host(self, value: Value) -> Layout:
+        place = self.read_on(value, HOST_CORE)
+        if isinstance(value.type.element, Quantized):
+            raise self.graph.error("a host region reads a quantized value", found=value.type)
+        if place.strides == row_major(place.shape):
+            return place
+        b = self.builder
+        target = b.dense(HOST_CORE, HOST, place.shape, b.buffers[place.buffer][4])
+        self.move(HOST_CORE, place, target)
+        return target
+
+
+def reader_halo(op: Operation) -> tuple[Halo, int] | None:
+    """The border and its level that an operation needs around its (first) operand; None if it has no windows."""
+    if isinstance(op, (quant.MaxPool, quant.AvgPool)):
+        dilations = op.dilations if isinstance(op, quant.MaxPool) else (1, 1)
+        fill = 0 if isinstance(op, quant.MaxPool) else op.x.type.quantized.zero_point
+    elif isinstance(op, quant.Conv):
+        dilations, fill = op.dilations, op.x.type.quantized.zero_point
+    else:
+        return None
+    halo = window_halo(op.x.type.shape[2:], op.out.type.shape[2:], op.kernel, op.strides, dilations, op.pads)
+    return halo, fill
+
+
+HANDLERS: dict[type[Operation], Callable[[Lowering, Any], None]] = {
+    xbar.MvmConv: Lowering.mvm,
+    xbar.MvmGemm: Lowering.mvm,
+    quant.Quantize: Lowering.quantize,
+    quant.Dequantize: Lowering.dequantize,
+    quant.Rescale: Lowering.rescale,
+    quant.Lut: Lowering.lut,
+    quant.Add: Lowering.add,
+    quant.Mul: Lowering.mul,
+    quant.MaxPool: Lowering.max_pool,
+    quant.AvgPool: Lowering.avg_pool,
+    quant.Concat: Lowering.concat,
+    quant.Pad: Lowering.pad,
+    quant.Slice: Lowering.slice,
+    quant.Transpose: Lowering.transpose,
+    quant.Reshape: Lowering.reshape,
+    HostOp: Lowering.host,
+}

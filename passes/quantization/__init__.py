@@ -1,0 +1,1 @@
+"""Helpers of the quantization passes: units of the partition, ranges, tables."""

@@ -1,0 +1,108 @@
+"""The pass `squeeze-out`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from smec.ir.core import AttrValue, Handle
+from smec.ir.dialects.builtin import ModuleOp
+from smec.ir.dialects.xbar import MvmOp
+from smec.ir.errors import SmecError
+from smec.passes.base import Pass, PassContext, register_pass
+from smec.passes.mapping.coding import planes
+from smec.passes.mapping.layers import crossbar_layers, groups_of, offset_of
+
+
+@register_pass
+@dataclass(frozen=True)
+class SqueezeOut(Pass):
+    """Shift the rows of each tile down until x bit positions of every code are free, so that x planes vanish.
+
+    The shifted row's input is multiplied by 2^k_r. Integers that N - x bits and a row shift cannot represent are
+    rounded to the nearest that they can; the layer's `weight` (the oracle) becomes what the tiles hold. With c-bit
+    cells shifts are multiples of c, so that whole planes are kept.
+    """
+
+    name = "squeeze-out"
+    requires = ("xbar.tiled",)
+    forbids = ("xbar.sliced",)
+    ensures = ("xbar.squeezed",)
+
+    depth: int | None = field(
+        default=None, metadata={"doc": "x, bit positions given up; none: what each layer's quantizer asked for"}
+    )
+    shift: Literal["leading-one", "fit"] | None = field(
+        default=None,
+        metadata={"doc": "choice of row shifts: largest entry, or least squared error; none: the layer's own"},
+    )
+
+    def run(self, module: ModuleOp, context: PassContext) -> bool:
+        if self.depth is not None and self.depth < 0:
+            raise SmecError("squeeze depth is negative", expected="0 or more", found=self.depth)
+        layers = crossbar_layers(module)
+        report, changed = [], False
+        for done, op in enumerate(layers):
+            context.progress(self.name, done, len(layers))
+            figures, different = self._squeeze(op)
+            report.append(figures)
+            changed |= different
+        context.report[self.name] = {
+            "squared_error": sum(layer["squared_error"] for layer in report),
+            "weights_changed": sum(layer["weights_changed"] for layer in report),
+            "layers": report,
+        }
+        return changed
+
+    def _squeeze(self, op: MvmOp) -> tuple[dict[str, Any], bool]:
+        from smec.passes.mapping.squeezing import scatter_weights, squeeze  # compiled code: only when it runs
+
+        depth = op.squeeze if self.depth is None else self.depth
+        shift = op.shift if self.shift is None else self.shift
+        if not 0 <= depth < op.bits:
+            raise op.error(f"squeeze depth of layer '{op.label}'", expected=f"0 to {op.bits - 1}", found=depth)
+        if shift not in ("leading-one", "fit"):
+            raise op.error(f"row shifts of layer '{op.label}'", expected="leading-one or fit", found=shift)
+        rows, cols, groups = op.rows.array, op.cols.array, groups_of(op)
+        result = squeeze(
+            rows,
+            cols,
+            op.codes.array,
+            op.shifts.array,
+            sign=op.sign,
+            bits=op.bits,
+            depth=depth,
+            fit=shift == "fit",
+            cell_bits=op.cell_bits,
+            scale=op.weight_scale.array,
+            dense=groups == 1,
+        )
+        new: dict[str, AttrValue] = {
+            "codes": _kept(op.codes, result.codes),
+            "shifts": _kept(op.shifts, result.shifts),
+            "squeeze": depth,
+            "shift": shift,
+        }
+        if result.changed:
+            weight = scatter_weights(rows, cols, result.codes, result.shifts, offset_of(op), op.integers(), groups)
+            new["weight"] = _kept(op.weight, weight)
+        old = {key: op.attributes.get(key) for key in new}
+        # Arrays that are equal are the same handle (`_kept`): comparing handles would hash them.
+        changed = any(old[key] is not v if isinstance(v, Handle) else old[key] != v for key, v in new.items())
+        op.attributes.update(new)
+        figures = {
+            "name": op.label,
+            "depth": depth,
+            "planes": len(planes(op.sign, op.bits - depth, op.cell_bits)),
+            "squared_error": result.squared_error,
+            "relative_error": math.sqrt(result.real_error / result.real_energy) if result.real_energy else 0.0,
+            "weights_changed": result.changed,
+            "largest_shift": int(result.shifts.max(initial=0)),
+        }
+        return figures, changed
+
+
+def _kept(old: Handle, new: Any) -> Handle:
+    """The handle at hand if the array did not change, so that its hash need not be computed again."""
+    return old if old.dtype == new.dtype and old.shape == new.shape and (old.array == new).all() else Handle(new)

@@ -1,0 +1,82 @@
+"""The pass `tile`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smec.ir.core import Handle
+from smec.ir.dialects.builtin import ModuleOp
+from smec.ir.dialects.quant import Conv, Gemm, WeightedOp
+from smec.ir.dialects.xbar import MvmConv, MvmGemm, MvmOp, code_offset
+from smec.passes.base import Pass, PassContext, register_pass
+from smec.passes.mapping.coding import SIGNS, largest_bits, weight_range
+from smec.passes.mapping.layers import Hardware, block_shape, hardware
+from smec.passes.mapping.tiling import Tiles, conv_blocks, dense_tiles, grouped_tiles
+
+
+@register_pass
+@dataclass(frozen=True)
+class Tile(Pass):
+    """Cut the weight matrices of quantized layers into tiles of the target's crossbar size.
+
+    A convolution's matrix has the rows (ky kw + kx) C_in + c of im2col. Tiles are in row-major order of (row block,
+    column block); the blocks of grouped and depthwise convolutions are packed on the diagonal of tiles.
+    """
+
+    name = "tile"
+    requires = ("quant",)
+    ensures = ("xbar.tiled",)
+
+    def run(self, module: ModuleOp, context: PassContext) -> bool:
+        target = hardware(context, self.name)
+        layers = [op for op in module.graph.ops if isinstance(op, (Conv, Gemm)) and not isinstance(op, MvmOp)]
+        report = []
+        for done, op in enumerate(layers):
+            context.progress(self.name, done, len(layers))
+            mvm = self._tiled(op, target)
+            module.graph.block.insert_before(op, mvm)
+            op.replace_with(mvm.results)
+            groups, k, m = block_shape(mvm)
+            report.append({"name": mvm.label, "groups": groups, "rows": k, "columns": m, "tiles": mvm.rows.shape[0]})
+        context.report[self.name] = {"tiles": sum(layer["tiles"] for layer in report), "layers": report}
+        return bool(layers)
+
+    def _tiled(self, op: Conv | Gemm, target: Hardware) -> MvmOp:
+        _check_integers(op)
+        tiles = _cut(op, target.rows, target.columns)
+        attributes = {
+            **op.attributes,
+            "geometry": (target.rows, target.columns),
+            "cell_bits": target.cell_bits,
+            "rows": Handle(tiles.rows),
+            "cols": Handle(tiles.cols),
+            "codes": Handle(tiles.codes),
+            "shifts": Handle(tiles.shifts),
+        }
+        kind: type[MvmOp] = MvmConv if isinstance(op, Conv) else MvmGemm
+        return kind.create(op.operands, [r.type for r in op.results], attributes, location=op.location)
+
+
+def _check_integers(op: WeightedOp) -> None:
+    """Raise unless the layer's integers are those of its sign scheme and bits."""
+    if op.sign not in SIGNS:
+        raise op.error(f"sign scheme of layer '{op.label}' cannot be tiled", expected=" or ".join(SIGNS), found=op.sign)
+    if not 1 <= op.bits <= largest_bits(op.sign):
+        raise op.error(f"bits of layer '{op.label}'", expected=f"1 to {largest_bits(op.sign)}", found=op.bits)
+    weight = op.integers()
+    low, high = weight_range(op.sign, op.bits)
+    if weight.size and (weight.min() < low or weight.max() > high):
+        raise op.error(
+            f"integer weights of layer '{op.label}' exceed {op.bits} bits ({op.sign})",
+            expected=f"{low} to {high}",
+            found=f"{weight.min()} to {weight.max()}",
+        )
+
+
+def _cut(op: Conv | Gemm, height: int, width: int) -> Tiles:
+    weight, offset = op.integers(), code_offset(op.sign, op.bits)
+    if isinstance(op, Gemm):
+        return dense_tiles(weight.T, height, width, offset)
+    if op.groups > 1:
+        return grouped_tiles(*conv_blocks(weight, op.groups), height, width, offset)
+    return dense_tiles(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]), height, width, offset)

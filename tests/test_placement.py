@@ -1,0 +1,174 @@
+"""Placement: nothing overlaps, a tile stays in one core, and sharing saves what it can."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mapping_layers import Layer, Target, layers, module_of, run, targets
+
+from smec.ir.dialects.builtin import ModuleOp
+from smec.ir.errors import SmecError
+from smec.passes.assign_cores import AssignCores
+from smec.passes.base import PassContext
+from smec.passes.compact import Compact
+from smec.passes.mapping.layers import crossbar_layers
+from smec.passes.mapping.placement import Placement, place
+from smec.passes.mapping.slicing import unpack_cells
+from smec.passes.slice_bits import SliceBits
+from smec.passes.tile import Tile
+
+
+def assert_placed(
+    placed: Placement, counts: np.ndarray, heights: np.ndarray, widths: np.ndarray, target: Target
+) -> None:
+    """Disjoint blocks in every physical crossbar (side by side in a tile, diagonal between tiles), one core a tile."""
+    tile = np.repeat(np.arange(len(counts)), counts)
+    for t in range(len(counts)):
+        mine = tile == t
+        assert len(set(placed.core[mine])) <= 1
+    taken: dict[tuple[int, int], list[tuple[int, int, int, int, int]]] = {}
+    for x, t in enumerate(tile):
+        h, w, r, c = int(heights[t]), int(widths[t]), int(placed.row0[x]), int(placed.col0[x])
+        assert r >= 0
+        assert c >= 0
+        assert r + h <= target.rows
+        assert c + w <= target.columns
+        others = taken.setdefault((int(placed.core[x]), int(placed.slot[x])), [])
+        for t1, r1, h1, c1, w1 in others:
+            assert r == r1 if t == t1 else r + h <= r1 or r1 + h1 <= r
+            assert c + w <= c1 or c1 + w1 <= c
+        others.append((t, r, h, c, w))
+    assert len(taken) == placed.physical
+    assert placed.physical <= counts.sum()
+    assert placed.bound <= placed.physical
+    cores = sorted({core for core, _ in taken})
+    assert cores == list(range(placed.cores))
+    for core in cores:
+        slots = sorted(slot for c, slot in taken if c == core)
+        assert slots == list(range(len(slots)))
+        assert len(slots) <= target.crossbars_per_core
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(1, 16), st.integers(1, 16), st.booleans()), max_size=40),
+    st.integers(6, 12),
+    st.booleans(),
+    st.booleans(),
+)
+def test_places_do_not_overlap(
+    tiles: list[tuple[int, int, int, bool]], per_core: int, share: bool, beside: bool
+) -> None:
+    counts, heights, widths = (np.array([t[i] for t in tiles], np.int64) for i in range(3))
+    layer = np.cumsum(np.array([t[3] for t in tiles], np.int64))
+    target = Target(rows=16, columns=16, crossbars_per_core=per_core)
+    placed = place(counts, heights, widths, layer, rows=16, columns=16, per_core=per_core, share=share, beside=beside)
+    assert_placed(placed, counts, heights, widths, target)
+    if not share:
+        assert placed.physical == placed.bound
+    if not beside:
+        for t in range(len(counts)):
+            mine = np.repeat(np.arange(len(counts)), counts) == t
+            assert len(set(placed.slot[mine])) == counts[t]
+        alone = place(counts, heights, widths, layer, rows=16, columns=16, per_core=per_core, share=share)
+        assert alone.physical <= placed.physical
+
+
+@given(st.lists(layers(), min_size=1, max_size=4), targets(), st.booleans())
+def test_layers_are_placed(some: list[Layer], target: Target, compacted: bool) -> None:
+    module = module_of(*some)
+    context = run(module, target, Tile(), *([Compact()] if compacted else []), SliceBits(), AssignCores())
+    ops = crossbar_layers(module)
+    report = context.report["assign-cores"]
+    physical = paint(module, target)
+    assert len(physical) == report["crossbars"] <= report["crossbars_unshared"]
+    assert report["crossbars_unshared"] == sum(len(op.xbar_tile.array) for op in ops)
+    assert report["crossbars_dense_16"] == sum(layer["crossbars_dense_16"] for layer in report["layers"])
+    assert 0 <= report["utilisation"] <= 1
+    assert not AssignCores().run(module, context)
+
+
+def paint(module: ModuleOp, target: Target) -> dict[tuple[int, int], np.ndarray]:
+    """The cells of each physical crossbar, put there one by one.
+
+    Two tiles at one row, or two crossbars at one column, are an error.
+    """
+    cells: dict[tuple[int, int], np.ndarray] = {}
+    owner: dict[tuple[int, int, int], tuple[str, int]] = {}
+    for op in crossbar_layers(module):
+        values = unpack_cells(op.cells.array, target.columns, target.cell_bits)
+        for x, t in enumerate(op.xbar_tile.array):
+            where = (int(op.xbar_core.array[x]), int(op.xbar_slot.array[x]))
+            r0, c0 = int(op.xbar_row0.array[x]), int(op.xbar_col0.array[x])
+            picture = cells.setdefault(where, np.zeros((target.rows, target.columns), np.uint8))
+            used_rows = np.flatnonzero(op.rows.array[t] >= 0) + r0
+            used_cols = np.flatnonzero(op.cols.array[t] >= 0) + c0
+            for row in used_rows:
+                assert owner.setdefault((*where, int(row)), (op.label, int(t))) == (op.label, t)
+            for column in used_cols:
+                assert owner.setdefault((*where, target.rows + int(column)), (op.label, x)) == (op.label, x)
+            picture[np.ix_(used_rows, used_cols)] = values[x][np.ix_(used_rows - r0, used_cols - c0)]
+    return cells
+
+
+def test_small_layers_share_crossbars() -> None:
+    # Four layers of 4 x 4, all of one sign, so eight crossbars each: four on every diagonal of 16 x 16.
+    module = module_of(*[Layer(np.full((4, 4), w)) for w in (255, -255, 255, -255)])
+    target = Target(rows=16, columns=16)
+    report = run(module, target, Tile(), Compact(), SliceBits(), AssignCores()).report["assign-cores"]
+    assert report["crossbars"] == report["bound"] == 8
+    assert report["crossbars_unshared"] == 32
+    assert report["utilisation"] == 32 * 16 / (8 * 256)
+    alone = run(module, target, AssignCores(share=False, beside=False)).report["assign-cores"]
+    assert alone["crossbars"] == 32
+
+
+def test_planes_of_a_tall_tile_are_side_by_side() -> None:
+    module = module_of(Layer(np.full((3, 16), 255)))
+    report = run(module, Target(rows=16, columns=16), Tile(), SliceBits(), AssignCores()).report["assign-cores"]
+    # Eight planes of three columns: five would fit a crossbar, four and four are as few.
+    assert report["crossbars"] == report["bound"] == 2
+    (op,) = crossbar_layers(module)
+    assert op.xbar_slot.array.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert op.xbar_col0.array.tolist() == [0, 3, 6, 9] * 2
+    assert not op.xbar_row0.array.any()
+
+
+def test_large_tiles_fill_cores_in_layer_order() -> None:
+    counts = np.array([4, 4, 4, 4, 2])
+    full = np.full(5, 8)
+    placed = place(counts, full, full, np.array([0, 0, 1, 1, 1]), rows=8, columns=8, per_core=10)
+    assert placed.core.tolist() == [0] * 8 + [1] * 8 + [1] * 2
+    assert placed.slot.tolist() == [*range(8), *range(10)]
+
+
+def test_short_blocks_go_where_there_is_room() -> None:
+    # 12 x 4 leaves 4 rows and 12 columns, into which both crossbars of the 4 x 4 tile go, side by side.
+    counts, heights, widths = np.array([1, 2]), np.array([12, 4]), np.array([4, 4])
+    placed = place(counts, heights, widths, np.array([0, 1]), rows=16, columns=16, per_core=4)
+    assert placed.physical == 1
+    assert placed.row0.tolist() == [0, 12, 12]
+    assert placed.col0.tolist() == [0, 4, 8]
+
+
+@pytest.mark.parametrize(("columns", "beside", "slots"), [(4, False, 16), (4, True, 8), (2, True, 16)])
+def test_a_core_too_small_for_a_tile_is_diagnosed(columns: int, beside: bool, slots: int) -> None:
+    module = module_of(Layer(np.array([[255], [-255]])))
+    run(module, Target(columns=columns), Tile(), SliceBits())
+    cores = run(module, Target(columns=columns, crossbars_per_core=slots), AssignCores(beside=beside))
+    assert cores.report["assign-cores"]["cores"] == 1
+    with pytest.raises(SmecError, match="needs more crossbars than a core has") as caught:
+        run(module, Target(columns=columns, crossbars_per_core=slots - 1), AssignCores(beside=beside))
+    assert f"expected at most {slots - 1}, found {slots}" in str(caught.value)
+
+
+def test_a_pass_that_needs_a_target_says_so() -> None:
+    with pytest.raises(SmecError, match="pass 'tile' needs a target"):
+        Tile().run(module_of(Layer(np.array([[1]]))), PassContext())
+
+
+def test_passes_name_the_one_to_run_first() -> None:
+    module = module_of(Layer(np.array([[1]])))
+    with pytest.raises(SmecError, match="has no 'xbar_tile' yet"):
+        run(module, Target(), Tile(), AssignCores())
