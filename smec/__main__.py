@@ -1,0 +1,5 @@
+"""`python -m smec` is the command `smec`."""
+
+from smec.cli import main
+
+main()

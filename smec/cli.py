@@ -1,0 +1,286 @@
+"""The command `smec`. Every command is one call of the Python API and a table, or a JSON document, of what it returns.
+
+Nothing heavy is imported before a command needs it: `smec --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from smec.ir.errors import SmecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from smec.driver import Options
+
+#: Choices that are known without importing what implements them.
+PATTERNS = ("uniform", "window", "pot", "apot", "external")
+SIGNS = ("differential", "offset", "twos-complement")
+METHODS = ("min-max", "percentile", "mse")
+ENGINES = ("auto", "exact", "adc")
+
+path_argument = click.Path(path_type=str)
+
+
+class Group(click.Group):
+    """Turns what goes wrong into one message and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SmecError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"error: {error}", err=True)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            # The reader of our output has gone; nothing more can be said to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except Exception as error:
+            # A fault of ours: still one message, with the way to the traceback.
+            if ctx.params.get("debug"):
+                raise
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            click.echo(f"error: internal error: {what}\nhint: `smec --debug ...` shows where", err=True)
+        raise click.exceptions.Exit(1)
+
+
+@click.group("smec", cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="smec", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, hidden=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Compile ONNX models for ReRAM-crossbar accelerators, and run them bit-exactly."""
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--json`."""
+    return click.option(
+        "--json",
+        "json_path",
+        type=path_argument,
+        metavar="FILE",
+        help="Write the result as JSON; - is standard output.",
+    )(command)
+
+
+def emit(command: str, document: dict[str, Any], json_path: str | None) -> None:
+    """Show a document: as a table, or as JSON where that goes to standard output; and write the JSON file."""
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n" if json_path is not None else ""
+    if json_path == "-":
+        click.echo(text, nl=False)
+        return
+    from smec import report
+
+    report.SHOW[command](document)
+    if json_path is not None:
+        from smec.files import write_whole
+
+        write_whole(json_path, text)
+
+
+def check_output(path: str, *inputs: str | None) -> None:
+    """Refuse an output file that cannot be written, before the work is done; and one that is also an input."""
+    folder = Path(path).absolute().parent
+    if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SmecError("cannot write the output", location=path, expected="a file in a writable folder")
+    for other in inputs:
+        if other is not None and Path(path).exists() and Path(other).exists() and Path(path).samefile(other):
+            raise SmecError("the output would replace an input", location=path)
+
+
+def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """NAME=1x3x224x224, any number of times."""
+    shapes = {}
+    for value in values:
+        name, _equals, shape = value.rpartition("=")
+        try:
+            extents = tuple(int(extent) for extent in shape.split("x"))
+        except ValueError:
+            extents = ()
+        if not name or not extents or min(extents) < 1:
+            raise click.BadParameter(f"{value!r} is not a name and a shape, as in image=1x3x224x224")
+        shapes[name] = extents
+    return shapes
+
+
+@main.command("compile")
+@click.argument("model", type=path_argument, metavar="MODEL.onnx")
+@click.option("-o", "--output", type=path_argument, required=True, metavar="PROG.smebin", help="The program to write.")
+@click.option("--target", default="sme", show_default=True, metavar="NAME|FILE.toml", help="Hardware to compile for.")
+@click.option("--calib", type=path_argument, metavar="DATA.npz", help="Calibration images; default: synthetic ones.")
+@click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="Activation calibration.")
+@click.option("--pattern", type=click.Choice(PATTERNS), default="uniform", show_default=True, help="Weight magnitudes.")
+@click.option("--bits", type=click.IntRange(1, 15), default=8, show_default=True, help="Bits of a weight.")
+@click.option("--act-bits", type=click.IntRange(1, 16), default=8, show_default=True, help="Bits of an activation.")
+@click.option("--scale", type=click.Choice(["column", "tensor"]), default="column", show_default=True,
+              help="One weight scale a column or a tensor.")  # fmt: skip
+@click.option("--sign", type=click.Choice(SIGNS), default="differential", show_default=True, help="Sign scheme.")
+@click.option("--quantizer", default="nearest", show_default=True, metavar="NAME", help="How weights are rounded.")
+@click.option("--squeeze", type=click.IntRange(0, 15), default=0, show_default=True, help="Bit positions given up.")
+@click.option("--shift", type=click.Choice(["leading-one", "fit"]), default="leading-one", show_default=True,
+              help="Rule of the row shifts.")  # fmt: skip
+@click.option("--pipeline", metavar="TEXT", help="Passes to run instead of the default ones.")
+@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers passes.")
+@click.option("--compile-to", metavar="LEVEL", help="Stop at this level and write the module (IR text) to the output.")
+@click.option("--dump-ir", type=path_argument, metavar="DIR", help="Write the module after each pass.")
+@click.option("--input-shape", "shapes", callback=parse_shapes, multiple=True, metavar="NAME=1x3x224x224",
+              help="Shape of an input whose extents the model leaves open.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+@json_option
+def compile_command(
+    model: str, output: str, target: str, calib: str | None, pipeline: str | None, plugins: tuple[str, ...],
+    compile_to: str | None, dump_ir: str | None, shapes: dict[str, tuple[int, ...]], seed: int,
+    json_path: str | None, **choices: Any,
+) -> None:  # fmt: skip
+    """Compile MODEL.onnx to a program."""
+    from smec.driver import Job, Options, assemble
+    from smec.report import terminal_progress
+
+    check_output(output, model, calib)
+    options: Options = Options(**choices)
+    start = time.perf_counter()
+    report: dict[str, Any] = {}
+    with terminal_progress() as progress:
+        job = Job(model, options, target, calib, pipeline, plugins, dump_ir, shapes, seed, report, progress)
+        lowered = job.lower(compile_to)
+        program = assemble(job, lowered) if compile_to is None else None
+    if program is None:
+        from smec.documents import lower_document
+        from smec.ir.store import save_module
+
+        save_module(lowered.module, output)
+        seconds = time.perf_counter() - start
+        level = str(compile_to)
+        document = lower_document(model=model, path=output, level=level, report=report, wall_s=seconds)
+        emit("lower", document, json_path)
+        return
+    from smec.documents import compile_document
+
+    program.save(output)
+    seconds = time.perf_counter() - start
+    size = Path(output).stat().st_size
+    document = compile_document(program, model=model, path=output, program_bytes=size, report=report, wall_s=seconds)
+    emit("compile", document, json_path)
+
+
+@main.command("simulate")
+@click.argument("program", type=path_argument, metavar="PROG.smebin")
+@click.option("--input", "data", type=path_argument, metavar="DATA.npz",
+              help="Inputs, and `labels` for accuracy; default: the sample in the program.")  # fmt: skip
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="How crossbars are computed."
+)
+@click.option("--output", type=path_argument, metavar="OUT.npz", help="Write the outputs.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Images at a time; default: by memory.")
+@json_option
+def simulate_command(
+    program: str, data: str | None, engine: str, output: str | None, batch: int | None, json_path: str | None
+) -> None:
+    """Run PROG.smebin on images."""
+    from smec.documents import simulate_document
+    from smec.program import Program
+    from smec.report import terminal_progress
+
+    if output is not None:
+        check_output(output, program, data)
+    loaded = Program.load(program)
+    with terminal_progress() as progress:
+        result = loaded.simulate(data, engine=engine, batch=batch, progress=progress)
+    if output is not None:
+        save_npz(output, result.outputs)
+    emit("simulate", simulate_document(loaded, result), json_path)
+
+
+def save_npz(path: str, arrays: dict[str, Any]) -> None:
+    """Write arrays to an .npz file, whole or not at all."""
+    import io
+
+    import numpy as np
+
+    from smec.files import write_whole
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+@main.command("verify")
+@click.argument("model", type=path_argument, metavar="MODEL.onnx")
+@click.argument("program", type=path_argument, metavar="PROG.smebin")
+@click.option("--input", "data", type=path_argument, metavar="DATA.npz", help="Inputs; default: the program's sample.")
+@click.option("--images", type=click.IntRange(1), default=16, show_default=True, help="Use at most so many images.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="How crossbars are computed."
+)
+@json_option
+def verify_command(model: str, program: str, data: str | None, images: int, engine: str, json_path: str | None) -> None:
+    """Compare PROG.smebin, bit for bit, with an integer ONNX model; exit 1 if they differ."""
+    from smec.program import Program
+    from smec.report import terminal_progress
+    from smec.verification import verify
+
+    loaded = Program.load(program)
+    with terminal_progress() as progress:
+        report = verify(model, loaded, data, images=images, engine=engine, progress=progress)
+    emit("verify", report.to_json(), json_path)
+    if not report.equal:
+        raise SmecError(report.explain(), location=program)
+
+
+@main.command("export")
+@click.argument("program", type=path_argument, metavar="PROG.smebin")
+@click.option("-o", "--output", type=path_argument, required=True, metavar="QUANT.onnx", help="The model to write.")
+def export_command(program: str, output: str) -> None:
+    """Write the quantized network of PROG.smebin as an integer ONNX model."""
+    from smec.driver import oracle_module
+    from smec.export import save_onnx
+    from smec.program import Program
+
+    check_output(output, program)
+    save_onnx(oracle_module(Program.load(program)), output)
+
+
+@main.command("inspect")
+@click.argument("program", type=path_argument, metavar="PROG.smebin")
+@click.option("--layer", metavar="NAME", help="Show this layer tile by tile.")
+@click.option("--map", "crossbar_map", is_flag=True, help="Show what sits in which crossbar.")
+@json_option
+def inspect_command(program: str, layer: str | None, crossbar_map: bool, json_path: str | None) -> None:
+    """Show layers, crossbars, planes, row shifts and row groups of PROG.smebin."""
+    from smec.inspection import inspect
+    from smec.program import Program
+
+    emit("inspect", inspect(Program.load(program), layer=layer, crossbar_map=crossbar_map), json_path)
+
+
+@main.command("passes")
+@click.argument("name", required=False)
+@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers passes.")
+@json_option
+def passes_command(name: str | None, plugins: tuple[str, ...], json_path: str | None) -> None:
+    """List the passes, or the options of one."""
+    from smec.documents import passes_document
+    from smec.driver import load_plugin
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    emit("passes", passes_document(name), json_path)
+
+
+@main.command("targets")
+@click.argument("name", required=False)
+@json_option
+def targets_command(name: str | None, json_path: str | None) -> None:
+    """List the hardware presets, or the numbers of one (a name or a TOML file)."""
+    from smec.documents import targets_document
+
+    emit("targets", targets_document(name), json_path)

@@ -1,0 +1,437 @@
+"""From a model file to a program: import, the pass pipeline, and the assembly of the program's sections."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from smec.data import Arrays, Data, DataSource, load_data, ports_of_module, read_arrays
+from smec.ir.errors import SmecError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from smec.ir.dialects.builtin import ModuleOp
+    from smec.passes.pipeline import Pipeline
+    from smec.program import Program
+    from smec.runtime.metadata import Metadata
+    from smec.targets import Target
+
+Progress = Callable[[str, int, int], None]
+
+#: Calibration images that a program carries as its sample, and the bytes that they may take.
+SAMPLE_IMAGES = 8
+SAMPLE_BYTES = 16 << 20
+
+#: The level of a module that no pass has seen yet.
+IMPORT_LEVEL = "nn"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a compile may choose (see `compile`); `pipeline_text` is the pipeline that follows from it."""
+
+    method: str = "mse"
+    pattern: str = "uniform"
+    bits: int = 8
+    act_bits: int = 8
+    scale: str = "column"
+    sign: str = "differential"
+    quantizer: str = "nearest"
+    squeeze: int = 0
+    shift: str = "leading-one"
+
+    def check(self) -> None:
+        """Refuse numbers out of range and words that nothing offers, before any work is done.
+
+        Raises:
+            SmecError: at the first such option.
+        """
+        if not 1 <= self.act_bits <= 16:
+            raise SmecError("activation bits out of range", expected="1 to 16", found=self.act_bits)
+        if not 0 <= self.squeeze < self.bits:
+            raise SmecError("squeeze depth out of range", expected=f"0 to {self.bits - 1}", found=self.squeeze)
+        if self.quantizer not in quantizers():
+            known = ", ".join(quantizers())
+            raise SmecError("unknown quantizer", expected=f"one of {known}", found=repr(self.quantizer))
+
+    def pipeline_text(self) -> str:
+        """The default pipeline with these options."""
+        squeeze = [f"squeeze-out{{depth={self.squeeze} shift={self.shift}}}"] if self.squeeze else []
+        weights = f"pattern={_plain(self.pattern)} bits={self.bits} scale={self.scale} sign={self.sign}"
+        return ",".join(
+            [
+                "partition",
+                f"calibrate{{method={self.method}}}",
+                "quantize-activations",
+                f"quantize-{self.quantizer}{{{weights}}}",
+                "tile",
+                *squeeze,
+                "compact",
+                "slice-bits",
+                "group-rows",
+                "assign-cores",
+                "emit",
+            ]
+        )
+
+
+def _plain(text: str) -> str:
+    from smec.passes.base import format_value
+
+    return format_value(text)
+
+
+def quantizers() -> list[str]:
+    """Names of the weight quantizers: passes `quantize-NAME`, those of plug-ins included."""
+    from smec.passes.base import pass_names
+
+    prefix = "quantize-"
+    return [n.removeprefix(prefix) for n in pass_names() if n.startswith(prefix) and n != "quantize-activations"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compilation: everything that `compile` takes, by the same names."""
+
+    model: str | os.PathLike[str] | onnx.ModelProto
+    options: Options = field(default_factory=Options)
+    target: str | os.PathLike[str] | Target = "sme"
+    calib: DataSource | None = None
+    pipeline: str | None = None
+    plugins: Sequence[str | os.PathLike[str]] = ()
+    dump_ir: str | os.PathLike[str] | None = None
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    seed: int = 0
+    report: dict[str, Any] = field(default_factory=dict)
+    progress: Progress | None = None
+
+    def lower(self, compile_to: str | None = None) -> Lowered:
+        """Import the model and run the pipeline: all of it, or as far as the level `compile_to`."""
+        from smec import targets
+        from smec.frontend.load import import_model
+        from smec.passes.base import PassContext
+
+        for plugin in self.plugins:
+            load_plugin(plugin)
+        passes = self.passes(compile_to)
+        hardware = self.target if isinstance(self.target, targets.Target) else targets.load(self.target)
+        model = Path(self.model) if isinstance(self.model, (str, os.PathLike)) else self.model
+        given = None if self.calib is None else read_arrays(self.calib)
+        sample = None if given is None else _sample(given, model)
+        tell = self.progress or _silent
+        tell("import", 0, 1)
+        module = import_model(model, input_shapes=self.input_shapes, sample=sample)
+        tell("import", 1, 1)
+        data = None if given is None else load_data(given, ports_of_module(module))
+        context = PassContext(
+            target=hardware,
+            calibration=None if data is None else data.inputs,
+            act_bits=self.options.act_bits,
+            seed=self.seed,
+            report=self.report,
+            progress=tell,
+        )
+        dump = None if self.dump_ir is None else Dump(Path(self.dump_ir))
+        if dump is not None:
+            dump.write("import", module)
+        after = None if dump is None else lambda item, changed_module, _: dump.write(item.name, changed_module)
+        passes.run(module, context, after=after)
+        return Lowered(module, data, passes.text())
+
+    def passes(self, compile_to: str | None) -> Pipeline:
+        """The pipeline, cut behind the pass that ensures the level `compile_to`.
+
+        Raises:
+            SmecError: malformed pipeline text, or no pass ensures the level.
+        """
+        from smec.passes.pipeline import Pipeline, parse_pipeline
+
+        if self.pipeline is None:
+            self.options.check()
+        whole = parse_pipeline(self.options.pipeline_text() if self.pipeline is None else self.pipeline)
+        if compile_to is None:
+            return whole
+        if compile_to == IMPORT_LEVEL:
+            return Pipeline()
+        for count, item in enumerate(whole, start=1):
+            if compile_to in item.ensures:
+                return Pipeline(list(whole)[:count])
+        known = ", ".join(dict.fromkeys([IMPORT_LEVEL, *(level for item in whole for level in item.ensures)]))
+        raise SmecError(
+            "no pass of the pipeline reaches this level", expected=f"one of {known}", found=repr(compile_to)
+        )
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A module after the pipeline, the calibration data (None if synthetic) and the pipeline's text."""
+
+    module: ModuleOp
+    data: Data | None
+    pipeline: str
+
+
+class Dump:
+    """Writes a module after each pass: 00-import.mlir, 01-partition.mlir, ...; arrays go to one side file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            found = error.strerror or error
+            raise SmecError("cannot make the folder", location=str(folder), found=found) from error
+
+    def write(self, name: str, module: ModuleOp) -> None:
+        from smec.ir.store import save_module
+
+        save_module(module, self.folder / f"{self.count:02d}-{name}.mlir")
+        self.count += 1
+
+
+def compile(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    target: str | os.PathLike[str] | Target = "sme",
+    calib: DataSource | None = None,
+    method: str = "mse",
+    pattern: str = "uniform",
+    bits: int = 8,
+    act_bits: int = 8,
+    scale: str = "column",
+    sign: str = "differential",
+    quantizer: str = "nearest",
+    squeeze: int = 0,
+    shift: str = "leading-one",
+    pipeline: str | None = None,
+    plugins: Sequence[str | os.PathLike[str]] = (),
+    dump_ir: str | os.PathLike[str] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    report: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Program:
+    """Compile an ONNX model to a program.
+
+    Args:
+        model: path of the file, or a model in memory.
+        target: name of a preset, path of a TOML file, or a target.
+        calib: calibration data, see `smec.data.load_data`: real inputs, in the model's own units. Without it, seeded
+            synthetic inputs are used.
+        method: calibration of activations: "min-max", "percentile" or "mse" (least squared rounding error).
+        pattern: set of the weights' magnitudes: "uniform", "window", "pot" or "apot".
+        bits: bits N of a weight's magnitude.
+        act_bits: bits A of an activation, 1 to 16.
+        scale: one weight scale a "column" (output channel) or a "tensor".
+        sign: "differential", "offset" or "twos-complement".
+        quantizer: how weights are rounded: "nearest".
+        squeeze: bit positions x given up by squeeze-out; 0 leaves it out.
+        shift: rule of the row shifts: "leading-one" or "fit".
+        pipeline: passes in pipeline text, instead of the default pipeline that the options above describe.
+        plugins: Python files that register passes; run before the pipeline is read.
+        dump_ir: folder for the module after each pass.
+        input_shapes: whole shapes of inputs with symbolic extents beyond the batch.
+        seed: of every random choice.
+        report: is filled with what each pass has to say, by pass name.
+        progress: called as progress(what, done, total).
+
+    Returns:
+        The program; `Program.save` writes it to a file.
+
+    Raises:
+        SmecError: the model, the data or an option is refused.
+    """
+    options = Options(method, pattern, bits, act_bits, scale, sign, quantizer, squeeze, shift)
+    report = {} if report is None else report
+    job = Job(
+        model, options, target, calib, pipeline, tuple(plugins), dump_ir, input_shapes, seed, report, progress
+    )  # fmt: skip
+    return assemble(job, job.lower())
+
+
+def lower(model: str | os.PathLike[str] | onnx.ModelProto, compile_to: str, **options: Any) -> ModuleOp:
+    """Run the pipeline as far as a level and return the module.
+
+    Args:
+        model: as for `compile`.
+        compile_to: the level to stop at, "nn" to "isa".
+        options: the keywords of `compile`.
+
+    Raises:
+        SmecError: as for `compile`, and where the pipeline does not reach the level.
+    """
+    names = {f.name for f in fields(Options)}
+    chosen = Options(**{key: value for key, value in options.items() if key in names})
+    return (
+        Job(model, chosen, **{key: value for key, value in options.items() if key not in names})
+        .lower(compile_to)
+        .module
+    )
+
+
+def assemble(job: Job, lowered: Lowered) -> Program:
+    """The program of a module that the pipeline took all the way.
+
+    Raises:
+        SmecError: the pipeline did not end in `emit`.
+    """
+    from smec.ir.dialects.isa import to_words
+    from smec.program import Program
+
+    program_op = lowered.module.program
+    sections, emitted = to_words(program_op)
+    sections |= oracle_sections(lowered.module)
+    sections |= sample_sections(lowered.module, lowered.data)
+    dense = {f"crossbars_dense_{n}": dense_crossbars(emitted["layers"], emitted["target"], n) for n in (16, 8)}
+    metadata = {
+        "smec_version": version(),
+        **emitted,
+        **dense,
+        "options": {
+            "pipeline": lowered.pipeline,
+            "calibration": {"images": lowered.data.images} if lowered.data else "synthetic",
+            "seed": job.seed,
+        },
+        "source": model_source(job.model),
+    }
+    program = Program(sections, cast("Metadata", metadata))
+    program.validate()
+    return program
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def version() -> str:
+    """The version of this package."""
+    from importlib.metadata import version as installed
+
+    return installed("smec")
+
+
+def load_plugin(path: str | os.PathLike[str]) -> None:
+    """Run a Python file that registers passes (or patterns, schemes, targets).
+
+    Raises:
+        SmecError: the file is missing or fails.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise SmecError("plug-in not found", location=str(path), expected="a Python file")
+    spec = importlib.util.spec_from_file_location(f"smec_plugin_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise SmecError("plug-in is not a Python file", location=str(path), expected="a name that ends in .py")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except SmecError:
+        raise
+    except Exception as error:
+        # Whatever a user's file raises is the user's to see, with its place.
+        raise SmecError(f"plug-in fails: {type(error).__name__}: {error}", location=str(path)) from error
+
+
+def model_source(model: str | os.PathLike[str] | onnx.ModelProto) -> dict[str, str]:
+    """File name (without folders) and SHA-256 of a model, as the program's metadata records them."""
+    if isinstance(model, (str, os.PathLike)):
+        try:
+            data = Path(model).read_bytes()
+        except OSError:
+            data = b""  # the front end diagnoses what cannot be read
+        return {"file": Path(model).name, "sha256": hashlib.sha256(data).hexdigest()}
+    data = model.SerializeToString(deterministic=True)
+    return {"file": "<model>", "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _sample(given: Arrays, model: str | Path | onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The calibration arrays by input name, before the import: they may settle extents that the model leaves open."""
+    from smec.frontend.inputs import real_inputs
+    from smec.frontend.model_file import read
+
+    return given.named([value.name for value in real_inputs(read(model))])
+
+
+# -- sections ----------------------------------------------------------------------------------------------------------
+
+
+def quantized_view(module: ModuleOp) -> ModuleOp:
+    """The network at the level `quant`, from a module at that level or a later one: what the crossbars must compute.
+
+    Layers on crossbars become plain integer layers again, with the weights that the last pass left in them.
+    """
+    from smec.ir.core import Block, Region
+    from smec.ir.dialects.builtin import ModuleOp as Module
+    from smec.ir.dialects.quant import Conv, Gemm
+    from smec.ir.dialects.xbar import MvmConv, MvmOp
+    from smec.passes.base import add_levels
+
+    graph = module.graph.clone()
+    for op in graph.walk():
+        if isinstance(op, MvmOp):
+            cls = Conv if isinstance(op, MvmConv) else Gemm
+            attributes = {k: v for k, v in op.attributes.items() if k in cls.attribute_defs and k != "float_weight"}
+            plain = cls.create(op.operands, [op.out.type], attributes, location=op.location)
+            plain.out.name_hint = op.out.name_hint
+            if op.parent is not None:
+                op.parent.insert_before(op, plain)
+            op.replace_with(plain.results)
+    view = Module.create(regions=[Region([Block(ops=[graph])])], location=module.location)
+    add_levels(view, ("quant",))
+    return view
+
+
+def oracle_sections(module: ModuleOp) -> dict[str, np.ndarray]:
+    """Sections `model` (text of the quantized network) and `weights.<digest>` (its arrays)."""
+    from smec.ir.printer import print_module
+    from smec.ir.store import handles
+
+    view = quantized_view(module)
+    text = np.frombuffer(print_module(view).encode(), np.uint8)
+    return {"model": text} | {f"weights.{digest}": handle.array for digest, handle in handles(view).items()}
+
+
+def oracle_module(program: Program) -> ModuleOp:
+    """The quantized network that a program carries: the inverse of `oracle_sections`.
+
+    Raises:
+        SmecError: the program carries none, or a damaged one.
+    """
+    from smec.ir.parser import parse_module
+
+    location = program.path or "<program>"
+    if "model" not in program.sections:
+        raise SmecError("the program does not carry its quantized network", location=location)
+    prefix = "weights."
+    arrays = {n.removeprefix(prefix): a for n, a in program.sections.items() if n.startswith(prefix)}
+    text = bytes(program.sections["model"]).decode(errors="replace")
+    return parse_module(text, f"{location}: section 'model'", arrays)
+
+
+def sample_sections(module: ModuleOp, data: Data | None) -> dict[str, np.ndarray]:
+    """Sections `sample.<input>`: the first calibration images, so that a program can be tried without data."""
+    if data is None:
+        return {}
+    image_bytes = max(1, sum(a.nbytes for a in data.inputs.values()) // data.images)
+    few = data.first(max(1, min(SAMPLE_IMAGES, SAMPLE_BYTES // image_bytes)), ports_of_module(module))
+    return {f"sample.{name}": array for name, array in few.inputs.items()}
+
+
+def dense_crossbars(layers: Sequence[Mapping[str, Any]], target: Mapping[str, Any], columns: int) -> int:
+    """Crossbars of a dense mapping of these layers: offset coding, `columns` adjacent one-bit columns a weight."""
+    from smec.passes.mapping.tiling import crossbars_dense
+
+    total = 0
+    for layer in layers:
+        groups = int(layer.get("groups", 1))
+        k, m = int(layer["K"]) // groups, int(layer["M"]) // groups
+        total += crossbars_dense(groups, k, m, int(target["rows"]), int(target["columns"]), columns)
+    return total

@@ -1,0 +1,106 @@
+"""Do the crossbars of a program hold the weights of its layers? A check of the cells alone, without any input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smec.ir.isa_sections import tile_of_crossbar
+
+if TYPE_CHECKING:
+    from smec.ir.dialects.quant import WeightedOp
+    from smec.runtime.container import Program
+
+
+def stored_faults(program: Program, layers: Sequence[WeightedOp]) -> dict[str, str]:
+    """What is wrong with the cells of each layer, in words; layers without a fault are left out.
+
+    1. Each layer's crossbars, decoded through splice multipliers, signs and row shifts, hold its non-zero integer
+       weights, each as often as the layer has it. Where a weight sits is for the comparison on inputs to say.
+    2. A cell that no row group and no used column reads is 0.
+    """
+    faults: dict[str, str] = {}
+    by_name = {op.label: op for op in layers}
+    for index, layer in enumerate(program.metadata["layers"]):
+        op = by_name.get(layer["name"])
+        if op is None:
+            faults[layer["name"]] = "the layer is not in the quantized network"
+            continue
+        found = _stored_weights(program, index)
+        wrong = _disagreement(op.integers(), found)
+        if wrong:
+            faults[layer["name"]] = wrong
+    for name, words in _stray_cells(program).items():
+        faults.setdefault(name, words)
+    return faults
+
+
+def _stored_weights(program: Program, layer: int) -> np.ndarray:
+    """Every effective weight that the layer's tiles hold, int64, flat, zeros included."""
+    from smec.runtime.crossbars import Crossbars
+
+    crossbars = Crossbars(program.sections, program.hardware, program.act_bits)
+    values = [np.zeros(0, np.int64)]
+    for index in np.flatnonzero(program.tile_layer == layer).tolist():
+        tile = crossbars.tile(index)
+        held = np.zeros((len(tile.rows), len(tile.columns)), np.int64)
+        crossbars.add_weights(tile, held, np.arange(len(tile.rows)), np.arange(len(tile.columns)), everything=True)
+        values.append((held - tile.offset).reshape(-1))
+    return np.concatenate(values)
+
+
+def _disagreement(expected: np.ndarray, found: np.ndarray) -> str:
+    """Compare the non-zero values as multisets."""
+    low = int(min(expected.min(initial=0), found.min(initial=0)))
+    high = int(max(expected.max(initial=0), found.max(initial=0)))
+    if high - low > 1 << 24:
+        return f"crossbars hold the weight {low if -low > high else high}, the layer's lie within 16 bits"
+    want, have = (
+        np.bincount(a.reshape(-1).astype(np.int64) - low, minlength=high - low + 1) for a in (expected, found)
+    )
+    want[-low] = have[-low] = 0  # tiles are padded with zeros
+    different = np.flatnonzero(want != have)
+    if not different.size:
+        return ""
+    at = int(different[0])
+    return f"crossbars hold the weight {at + low} {have[at]} times, the layer has it {want[at]} times"
+
+
+def _stray_cells(program: Program) -> dict[str, str]:
+    """Layers whose physical crossbars hold something in cells that nothing reads."""
+    s, hardware = program.sections, program.hardware
+    cells, place = s["cells"], s["xbar_place"].astype(np.int64)
+    read = np.zeros(cells.shape, np.uint8)
+    tiles = tile_of_crossbar(s["tile_xbars"], len(place))
+    for tile in range(len(s["tile_xbars"])):
+        first, count = s["tile_xbars"][tile].tolist()
+        columns = np.flatnonzero(s["tile_cols"][tile] >= 0)
+        rows = np.flatnonzero(s["tile_rows"][tile] >= 0)
+        for crossbar in range(first, first + count):
+            _, _, row0, column0 = place[crossbar].tolist()
+            driven = rows[s["xbar_group"][crossbar, rows] >= 0] + row0
+            read[s["xbar_phys"][crossbar], driven] |= _column_mask(
+                columns + column0, hardware.cell_bits, hardware.row_bytes
+            )
+    stray = (cells & ~read).any(axis=(1, 2))
+    names = [layer["name"] for layer in program.metadata["layers"]]
+    faults: dict[str, str] = {}
+    for physical in np.flatnonzero(stray).tolist():
+        tenants = np.flatnonzero(s["xbar_phys"] == physical)
+        if not len(tenants):
+            faults.setdefault(names[0], f"physical crossbar {physical} holds something and belongs to no layer")
+            continue
+        core, slot = place[tenants[0]].tolist()[:2]
+        words = f"crossbar {slot} of core {core} holds something in a cell that is never read"
+        faults.setdefault(names[int(program.tile_layer[tiles[tenants[0]]])], words)
+    return faults
+
+
+def _column_mask(columns: np.ndarray, cell_bits: int, row_bytes: int) -> np.ndarray:
+    """uint8 [bytes of a row]: ones in the bits of these columns' cells."""
+    bits = np.zeros(row_bytes * 8, np.uint8)
+    for bit in range(cell_bits):
+        bits[columns * cell_bits + bit] = 1
+    return np.packbits(bits, bitorder="little")
