@@ -1,21 +1,25 @@
 """Whether images may be stacked along the leading axis of `nn` operations: one call for many, with the same results.
 
-A value is *stacked* if its leading axis is the images', each independent of the others. Rules say for each operator
-when a stacked operand makes a stacked result; an operator without a rule, or outside of its rule, mixes images (or may
-do so): then images are computed one by one. Trying it out is no substitute: a condition on the sum over all images may
+A value is *stacked* along an axis if the images' blocks lie one behind the other there, each independent of the others.
+The inputs are stacked along their leading axis; a transposition moves it. Rules say for each operator along which axis
+its results are stacked when operands are; an operator without a rule, or outside of its rule, mixes images (or may do
+so): then images are computed one by one. Trying it out is no substitute: a condition on the sum over all images may
 well hold for the images tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smec.ir.core import Operation, Value
 from smec.ir.dialects.nn import Constant, NNOp
 
-#: Whether the results of an operator are stacked, given which of its operands are; at least one is.
-Rule = Callable[[NNOp, "set[Value]"], bool]
+#: The axis of each stacked value.
+Axes = Mapping[Value, int]
+
+#: The axis along which an operator's results are stacked, given those of its operands (one at least); None: not at all.
+Rule = Callable[[NNOp, Axes], "int | None"]
 
 #: Operators that draw random numbers, even from no operand.
 _RANDOM = ("Random", "Multinomial", "Bernoulli")
@@ -26,100 +30,116 @@ class Stacking:
     """Which values are stacked when all inputs are.
 
     Attributes:
-        stacked: values whose leading axis is the images'.
+        axes: the axis of each stacked value.
         mixed: results of operators that mix images or may do so, and all that follows from them.
 
     Values that depend on no input are in neither: they are constants.
     """
 
-    stacked: set[Value]
+    axes: dict[Value, int]
     mixed: set[Value]
 
 
 def stacking(ops: Iterable[Operation], inputs: Sequence[Value]) -> Stacking:
     """Follow the leading axis of `inputs` through `ops` (in order)."""
-    stacked = {v for v in inputs if _has_leading(v)}
-    mixed = {v for v in inputs if v not in stacked}
+    axes = {v: 0 for v in inputs if _extent(v, 0) > 0}
+    mixed = {v for v in inputs if v not in axes}
     for op in ops:
         if isinstance(op, Constant):
             continue
         if any(v in mixed for v in op.operands) or not isinstance(op, NNOp):
             mixed.update(op.results)
-        elif any(v in stacked for v in op.operands):
+        elif any(v in axes for v in op.operands):
             rule = None if op.domain or op.captured else RULES.get(op.op_type)
-            fits = rule is not None and all(_has_leading(r) for r in op.results) and rule(op, stacked)
-            (stacked if fits else mixed).update(op.results)
+            axis = rule(op, axes) if rule is not None else None
+            if axis is None or any(_extent(r, axis) <= 0 for r in op.results):
+                mixed.update(op.results)
+            else:
+                axes.update(dict.fromkeys(op.results, axis))
         elif op.op_type.startswith(_RANDOM):
             mixed.update(op.results)
-    return Stacking(stacked, mixed)
+    return Stacking(axes, mixed)
 
 
 def can_stack(ops: Iterable[Operation], inputs: Sequence[Value], outputs: Sequence[Value]) -> bool:
     """Whether a region with this interface computes the same for stacked images as for each on its own."""
     found = stacking(ops, inputs)
-    return bool(inputs) and not found.mixed and all(v in found.stacked for v in outputs)
+    return bool(inputs) and not found.mixed and all(found.axes.get(v) == 0 for v in outputs)
 
 
-def _has_leading(value: Value) -> bool:
-    return len(value.type.shape) > 0 and value.type.shape[0] > 0
+def _extent(value: Value, axis: int) -> int:
+    """The extent of an axis; -1 if it is unknown or there is no such axis."""
+    return value.type.shape[axis] if axis < _rank(value) else -1
 
 
 def _rank(value: Value) -> int:
     return len(value.type.shape)
 
 
-def _broadcasts(value: Value, result: Value, stacked: set[Value]) -> bool:
-    """Whether an operand lines up with a result: a stacked one from the first axis on, another one below it."""
-    if value in stacked:
-        return _rank(value) == _rank(result) and value.type.shape[0] == result.type.shape[0]
-    return _rank(value) < _rank(result) or value.type.shape[0] == 1
+def _aligned(op: NNOp, operands: Sequence[Value], axes: Axes) -> int | None:
+    """The result's axis where operands broadcast: stacked ones agree on it, others have extent 1 (or nothing) there."""
+    result = op.results[0]
+    found = {_rank(result) - _rank(v) + axes[v] for v in operands if v in axes}
+    if len(found) != 1:
+        return None
+    axis = found.pop()
+    for value in operands:
+        at = axis - (_rank(result) - _rank(value))
+        extent = _extent(value, at) if at >= 0 else 1
+        if extent != (_extent(result, axis) if value in axes else 1):
+            return None
+    return axis
 
 
-def _elementwise(op: NNOp, stacked: set[Value]) -> bool:
-    return all(_broadcasts(v, op.results[0], stacked) for v in op.operands)
+def _elementwise(op: NNOp, axes: Axes) -> int | None:
+    return _aligned(op, op.operands, axes)
 
 
-def _first_only(op: NNOp, stacked: set[Value]) -> bool:
-    """The data operand is stacked, all others (weights, statistics, scales) are not."""
-    return op.operands[0] in stacked and not any(v in stacked for v in op.operands[1:])
+def _data_axis(op: NNOp, axes: Axes) -> int | None:
+    """The axis of the data operand, if all others (weights, statistics, scales, indices) are not stacked."""
+    if any(v in axes for v in op.operands[1:]):
+        return None
+    return axes.get(op.operands[0])
 
 
-def _per_image(op: NNOp, stacked: set[Value]) -> bool:
+def _per_image(op: NNOp, axes: Axes) -> int | None:
     # The indices of MaxPool count through all images.
-    return _first_only(op, stacked) and len(op.results) == 1
+    return 0 if _data_axis(op, axes) == 0 and len(op.results) == 1 else None
 
 
-def _matmul(op: NNOp, stacked: set[Value]) -> bool:
+def _matmul(op: NNOp, axes: Axes) -> int | None:
     a, b, result = op.operands[0], op.operands[1], op.results[0]
-    if any(v in stacked for v in op.operands[2:]):
-        return False
-    if _rank(a) == _rank(result) == 2 and a in stacked:
-        return b not in stacked
-    return _rank(result) >= 3 and _broadcasts(a, result, stacked) and _broadcasts(b, result, stacked)
+    if any(v in axes for v in op.operands[2:]):
+        return None
+    if a in axes and axes[a] == _rank(a) - 2 and b not in axes and _rank(b) <= 2:
+        return axes[a]  # rows of the left operand
+    if min(_rank(a), _rank(b)) < 2:
+        return None
+    axis = _aligned(op, [a, b], axes)
+    return axis if axis is not None and axis < _rank(result) - 2 else None
 
 
-def _gemm(op: NNOp, stacked: set[Value]) -> bool:
+def _gemm(op: NNOp, axes: Axes) -> int | None:
     c = op.input(2)
-    return (
-        _first_only(op, stacked)
-        and not op.attributes.get("transA", 0)
-        and (c is None or _rank(c) < 2 or c.type.shape[0] == 1)
-    )
+    plain_c = c is None or _rank(c) < 2 or _extent(c, 0) == 1
+    return 0 if _data_axis(op, axes) == 0 and not op.attributes.get("transA", 0) and plain_c else None
 
 
-def _reshape(op: NNOp, stacked: set[Value]) -> bool:
+def _reshape(op: NNOp, axes: Axes) -> int | None:
     # The writer replaces a constant target (see `onnx_model`): row-major order keeps the images apart.
-    shape = op.results[0].type.shape
-    return _first_only(op, stacked) and op.constant_input(1) is not None and all(d > 0 for d in shape)
+    known = op.constant_input(1) is not None and all(d > 0 for d in op.results[0].type.shape)
+    return 0 if _data_axis(op, axes) == 0 and known else None
 
 
-def _flatten(op: NNOp, _stacked: set[Value]) -> bool:
-    return _axis(op, op.operands[0], 1) == 1
+def _flatten(op: NNOp, axes: Axes) -> int | None:
+    return 0 if _data_axis(op, axes) == 0 and _axis(op, op.operands[0], 1) == 1 else None
 
 
-def _transpose(op: NNOp, _stacked: set[Value]) -> bool:
-    perm = op.attributes.get("perm")
-    return isinstance(perm, tuple) and perm[:1] == (0,)
+def _transpose(op: NNOp, axes: Axes) -> int | None:
+    axis, perm = _data_axis(op, axes), op.attributes.get("perm")
+    if not isinstance(perm, tuple):
+        perm = tuple(reversed(range(_rank(op.operands[0]))))
+    return perm.index(axis) if axis is not None else None
 
 
 def _axis(op: NNOp, value: Value, default: int) -> int:
@@ -128,79 +148,114 @@ def _axis(op: NNOp, value: Value, default: int) -> int:
     return axis + _rank(value) if axis < 0 else axis
 
 
-def _inner_axis(default: int) -> Rule:
-    """For operators along one axis of the first operand, which may not be the first."""
+def _along(default: int) -> Rule:
+    """For operators along one axis of the first operand."""
 
-    def rule(op: NNOp, stacked: set[Value]) -> bool:
-        return _first_only(op, stacked) and _axis(op, op.operands[0], default) != 0
+    def rule(op: NNOp, axes: Axes) -> int | None:
+        axis = _data_axis(op, axes)
+        return axis if axis != _axis(op, op.operands[0], default) else None
 
     return rule
 
 
-def _concat(op: NNOp, stacked: set[Value]) -> bool:
-    return all(v in stacked for v in op.operands) and _axis(op, op.operands[0], 0) != 0
+def _softmax(op: NNOp, axes: Axes) -> int | None:
+    if op.opsets().get("", 13) >= 13:
+        return _along(-1)(op, axes)
+    # It used to be over all axes from `axis` on.
+    return 0 if _data_axis(op, axes) == 0 and _axis(op, op.operands[0], 1) > 0 else None
 
 
-def _gather(op: NNOp, stacked: set[Value]) -> bool:
+def _from_axis(op: NNOp, axes: Axes) -> int | None:
+    """For normalizations over all axes from `axis` on."""
+    axis = _data_axis(op, axes)
+    inside = axis is not None and axis < _axis(op, op.operands[0], -1) and len(op.results) == 1
+    return axis if inside else None
+
+
+def _concat(op: NNOp, axes: Axes) -> int | None:
+    found = {axes.get(v) for v in op.operands}
+    axis = found.pop()
+    return axis if not found and axis != _axis(op, op.operands[0], 0) else None
+
+
+def _gather(op: NNOp, axes: Axes) -> int | None:
     data, indices = op.operands
-    if data in stacked:
-        return indices not in stacked and _axis(op, data, 0) != 0
-    return _axis(op, data, 0) == 0  # a look-up of stacked indices
+    along = _axis(op, data, 0)
+    if data not in axes:
+        return axes[indices] if along == 0 else None  # a look-up of stacked indices
+    axis = _data_axis(op, axes)
+    if axis is None or axis == along:
+        return None
+    return axis if axis < along else axis + _rank(indices) - 1
 
 
-def _axes(op: NNOp, position: int, rank: int) -> tuple[int, ...] | None:
-    """Axes from an attribute or a constant input, as non-negative numbers; None if unknown or omitted."""
+def _given_axes(op: NNOp, position: int, rank: int) -> tuple[int, ...]:
+    """Axes from an attribute or a constant input, as non-negative numbers; empty if unknown or omitted."""
     axes = op.attributes.get("axes")
     if not isinstance(axes, tuple):
         given = op.constant_input(position)
-        if given is None:
-            return None
-        axes = tuple(int(a) for a in given.reshape(-1))
+        axes = () if given is None else tuple(int(a) for a in given.reshape(-1))
     return tuple(a + rank if a < 0 else a for a in axes)
 
 
-def _inner_axes(position: int, *, of_result: bool = False) -> Rule:
-    """For operators along given axes (attribute `axes`, or the input at `position`), none of which may be the first."""
-
-    def rule(op: NNOp, stacked: set[Value]) -> bool:
-        axes = _axes(op, position, _rank(op.results[0] if of_result else op.operands[0]))
-        return _first_only(op, stacked) and bool(axes) and 0 not in (axes or ())
-
-    return rule
+def _reduce(op: NNOp, axes: Axes) -> int | None:
+    axis, gone = _data_axis(op, axes), _given_axes(op, 1, _rank(op.operands[0]))
+    if axis is None or not gone or axis in gone:
+        return None
+    return axis if op.attributes.get("keepdims", 1) else axis - sum(a < axis for a in gone)
 
 
-def _pad(op: NNOp, stacked: set[Value]) -> bool:
-    if not _first_only(op, stacked):
-        return False
+def _squeeze(op: NNOp, axes: Axes) -> int | None:
+    axis, gone = _data_axis(op, axes), _given_axes(op, 1, _rank(op.operands[0]))
+    return axis - sum(a < axis for a in gone) if axis is not None and gone and axis not in gone else None
+
+
+def _unsqueeze(op: NNOp, axes: Axes) -> int | None:
+    axis, new = _data_axis(op, axes), _given_axes(op, 1, _rank(op.results[0]))
+    if axis is None or not new:
+        return None
+    kept = [a for a in range(_rank(op.results[0])) if a not in new]
+    return kept[axis]
+
+
+def _slice(op: NNOp, axes: Axes) -> int | None:
+    axis, cut = _data_axis(op, axes), _given_axes(op, 3, _rank(op.operands[0]))
+    return axis if cut and axis not in cut else None
+
+
+def _pad(op: NNOp, axes: Axes) -> int | None:
+    axis, pads = _data_axis(op, axes), op.constant_input(1)
+    if axis is None or pads is None:
+        return None
     if op.input(3) is not None:
-        axes = _axes(op, 3, _rank(op.operands[0]))
-        return bool(axes) and 0 not in (axes or ())
-    pads = op.constant_input(1)
-    return pads is not None and pads[0] == 0 and pads[len(pads) // 2] == 0
+        padded = _given_axes(op, 3, _rank(op.operands[0]))
+        return axis if padded and axis not in padded else None
+    return axis if pads[axis] == 0 and pads[axis + len(pads) // 2] == 0 else None
 
 
-def _keeps_leading(op: NNOp, stacked: set[Value]) -> bool:
-    return _first_only(op, stacked) and op.results[0].type.shape[0] == op.operands[0].type.shape[0]
+def _resize(op: NNOp, axes: Axes) -> int | None:
+    # The writer takes the leading extent out of constant sizes.
+    same = _extent(op.results[0], 0) == _extent(op.operands[0], 0)
+    return 0 if _data_axis(op, axes) == 0 and same else None
 
 
-def _tile(op: NNOp, stacked: set[Value]) -> bool:
-    repeats = op.constant_input(1)
-    return _first_only(op, stacked) and repeats is not None and repeats[0] == 1
+def _tile(op: NNOp, axes: Axes) -> int | None:
+    axis, repeats = _data_axis(op, axes), op.constant_input(1)
+    return axis if axis is not None and repeats is not None and repeats[axis] == 1 else None
 
 
-def _expand(op: NNOp, stacked: set[Value]) -> bool:
-    shape, rank = op.constant_input(1), _rank(op.operands[0])
-    return (
-        _first_only(op, stacked) and shape is not None and (len(shape) < rank or (len(shape) == rank and shape[0] == 1))
-    )
+def _expand(op: NNOp, axes: Axes) -> int | None:
+    axis, shape = _data_axis(op, axes), op.constant_input(1)
+    if axis is None or shape is None:
+        return None
+    more = len(shape) - _rank(op.operands[0])
+    if more <= 0:
+        return axis if axis + more < 0 or shape[axis + more] == 1 else None
+    return axis + more if shape[axis + more] == 1 else None
 
 
-def _norm(op: NNOp, stacked: set[Value]) -> bool:
-    return _first_only(op, stacked) and not op.attributes.get("training_mode", 0)
-
-
-def _layer_norm(op: NNOp, stacked: set[Value]) -> bool:
-    return _first_only(op, stacked) and _axis(op, op.operands[0], -1) != 0 and len(op.results) == 1
+def _norm(op: NNOp, axes: Axes) -> int | None:
+    return 0 if _data_axis(op, axes) == 0 and not op.attributes.get("training_mode", 0) else None
 
 
 # Words in a string: one to a line they would be a page long.
@@ -223,33 +278,25 @@ _REDUCTIONS = """
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
     **dict.fromkeys(_PER_IMAGE.split(), _per_image),
-    **dict.fromkeys(_REDUCTIONS.split(), _inner_axes(1)),
-    "ArgMax": _inner_axis(0),
-    "ArgMin": _inner_axis(0),
+    **dict.fromkeys(_REDUCTIONS.split(), _reduce),
+    **dict.fromkeys(["MatMul", "MatMulInteger"], _matmul),
+    **dict.fromkeys(["Hardmax", "LogSoftmax", "Softmax"], _softmax),
+    **dict.fromkeys(["LpNormalization", "TopK"], _along(-1)),
+    **dict.fromkeys(["DequantizeLinear", "QuantizeLinear"], _along(1)),
+    **dict.fromkeys(["LayerNormalization", "RMSNormalization"], _from_axis),
     "BatchNormalization": _norm,
     "Concat": _concat,
-    "DequantizeLinear": _inner_axis(1),
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
     "Gemm": _gemm,
-    "Hardmax": _inner_axis(-1),
-    "LayerNormalization": _layer_norm,
-    "LogSoftmax": _inner_axis(-1),
-    "LpNormalization": _inner_axis(-1),
-    "MatMul": _matmul,
-    "MatMulInteger": _matmul,
     "Pad": _pad,
-    "QuantizeLinear": _inner_axis(1),
-    "RMSNormalization": _layer_norm,
     "Reshape": _reshape,
-    "Resize": _keeps_leading,
-    "Slice": _inner_axes(3),
-    "Softmax": _inner_axis(-1),
-    "Split": _inner_axis(0),
-    "Squeeze": _inner_axes(1),
+    "Resize": _resize,
+    "Slice": _slice,
+    "Split": _along(0),
+    "Squeeze": _squeeze,
     "Tile": _tile,
-    "TopK": _inner_axis(-1),
     "Transpose": _transpose,
-    "Unsqueeze": _inner_axes(1, of_result=True),
+    "Unsqueeze": _unsqueeze,
 }

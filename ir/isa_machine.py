@@ -109,16 +109,34 @@ class Machine:
 
     # -- the rest of the world
 
-    def host_session(self, region: int) -> Any:
-        """The onnxruntime session of a host region."""
-        if region not in self._sessions:
-            import onnxruntime
+    def run_region(self, region: int, values: list[Array]) -> list[Array]:
+        """Outputs of a host region for one image's inputs, given flat; SmecError if they do not fit or it fails."""
+        try:
+            session = self._sessions.get(region) or self._sessions.setdefault(region, self._session(region))
+            ports = session.get_inputs()
+            if len(ports) != len(values):
+                raise self.region_error(region, "has another number of inputs", len(values), len(ports))
+            # The batch axis is symbolic where the region can take many images at once: one here.
+            shapes = [[n if isinstance(n, int) else 1 for n in port.shape] for port in ports]
+            feed = {port.name: value.reshape(shape) for port, value, shape in zip(ports, values, shapes, strict=True)}
+            return [np.asarray(result) for result in session.run(None, feed)]
+        except SmecError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise self.region_error(region, "fails", "a model that runs on its inputs", error) from error
 
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            model = np.ascontiguousarray(self.sections[f"host.{region}"]).tobytes()
-            self._sessions[region] = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return self._sessions[region]
+    def _session(self, region: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        model = np.ascontiguousarray(self.sections[f"host.{region}"]).tobytes()
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def region_error(self, region: int, what: str, expected: object, found: object) -> SmecError:
+        """A diagnosed error of a host region."""
+        name = self.metadata["host"][region]["name"]
+        return SmecError(f"host region '{name}' (host.{region}) {what}", expected=expected, found=found)
 
     def post(self, receiver: int, token: int, values: Array) -> None:
         """Queue a message from the core at work."""

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from smec.ir.errors import SmecError
-
 if TYPE_CHECKING:
     from smec.ir.isa_machine import Machine
 
@@ -166,22 +164,14 @@ def fill(m: Machine, o: SimpleNamespace) -> None:
 
 def host(m: Machine, o: SimpleNamespace) -> None:
     """Run the region's ONNX model on one image at a time: inputs and outputs in the order of the model's own lists."""
-    session = m.host_session(o.region)
     sources = m.pool("pool_i64", o.first_in, o.n_in)
     targets = m.pool("pool_i64", o.first_out, o.n_out)
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != len(sources) or len(outputs) != len(targets):
-        raise SmecError(
-            f"host region {o.region} does not fit its instruction",
-            expected=f"{len(inputs)} inputs, {len(outputs)} outputs",
-            found=f"{o.n_in} inputs, {o.n_out} outputs",
-        )
-    # the batch axis is symbolic where the region can take many images at once: one here
-    shapes = [[d if isinstance(d, int) else 1 for d in value.shape] for value in inputs]
     for image in range(m.images):
-        feed = {v.name: m.read(a)[image].reshape(shape) for v, a, shape in zip(inputs, sources, shapes, strict=True)}
-        for agu, result in zip(targets, session.run(None, feed), strict=True):
-            m.write_image(agu, image, np.asarray(result))
+        results = m.run_region(o.region, [m.read(agu)[image] for agu in sources])
+        if len(results) != len(targets):
+            raise m.region_error(o.region, "has another number of outputs", len(targets), len(results))
+        for agu, result in zip(targets, results, strict=True):
+            m.write_image(agu, image, result)
 
 
 def send(m: Machine, o: SimpleNamespace) -> None:

@@ -24,6 +24,7 @@ Columns = Mapping[str, IntArray]
 SizeOf = Callable[[Columns, Sizes], Any]
 
 WORDS = 8
+_NO_OPERANDS = (0,) * (WORDS - 1)
 
 #: What an operand stands for.
 KINDS = {
@@ -115,31 +116,46 @@ class Instruction:
             raise SmecError("unknown instruction", expected=", ".join(_BY_MNEMONIC), found=mnemonic)
         return _BY_MNEMONIC[mnemonic]
 
-    def encode(self, **operands: int) -> Words:
-        """One instruction as uint32 [8]; SmecError for a missing, unknown or too large operand."""
-        word: Words = self.encode_columns(1, **operands)[0]
-        return word
+    def encode(self, **operands: int) -> list[int]:
+        """One instruction's eight words; SmecError for a missing, unknown or too large operand."""
+        words = [self.opcode, *_NO_OPERANDS]
+        try:
+            for name, word, shift, size in self._fields:
+                value = operands[name]
+                if not 0 <= value < size:
+                    raise self._misfit(name, size, value)
+                words[word] |= value << shift
+        except KeyError:
+            raise self._wrong_operands(operands) from None
+        if len(operands) != len(self._fields):
+            raise self._wrong_operands(operands)
+        return words
+
+    @cached_property
+    def _fields(self) -> tuple[tuple[str, int, int, int], ...]:
+        """Name, word, shift and number of values of each operand."""
+        return tuple((p.operand.name, p.word, p.shift, 1 << p.bits) for p in self.places)
+
+    def _misfit(self, name: str, size: int, found: object) -> SmecError:
+        message = f"{self.mnemonic}: operand '{name}' does not fit"
+        return SmecError(message, expected=f"0 to {size - 1}", found=found)
+
+    def _wrong_operands(self, found: Iterable[str]) -> SmecError:
+        wanted = ", ".join(operand.name for operand in self.operands)
+        given = ", ".join(found)
+        return SmecError(f"{self.mnemonic}: wrong operands", expected=wanted or "none", found=given or "none")
 
     def encode_columns(self, n: int, /, **columns: npt.ArrayLike) -> Words:
         """Many instructions as uint32 [n, 8], each operand a number or an array of n."""
-        names = [place.operand.name for place in self.places]
-        if set(names) != set(columns):
-            raise SmecError(
-                f"{self.mnemonic}: wrong operands",
-                expected=", ".join(names) or "none",
-                found=", ".join(columns) or "none",
-            )
+        if {operand.name for operand in self.operands} != set(columns):
+            raise self._wrong_operands(columns)
         words = np.zeros((n, WORDS), np.uint32)
         words[:, 0] = self.opcode
-        for place in self.places:
-            values = np.asarray(columns[place.operand.name]).astype(np.int64)
-            if values.size and (values.min() < 0 or values.max() >= 1 << place.bits):
-                raise SmecError(
-                    f"{self.mnemonic}: operand '{place.operand.name}' does not fit",
-                    expected=f"0 to {(1 << place.bits) - 1}",
-                    found=f"{values.min()} to {values.max()}",
-                )
-            words[:, place.word] |= (values << place.shift).astype(np.uint32)
+        for name, word, shift, size in self._fields:
+            values = np.asarray(columns[name]).astype(np.int64)
+            if values.size and (values.min() < 0 or values.max() >= size):
+                raise self._misfit(name, size, f"{values.min()} to {values.max()}")
+            words[:, word] |= (values << shift).astype(np.uint32)
         return words
 
     def decode_columns(self, words: Words) -> dict[str, IntArray]:
@@ -408,7 +424,7 @@ _BY_MNEMONIC = {instruction.mnemonic: instruction for instruction in INSTRUCTION
 
 def encode(mnemonic: str, /, **operands: int) -> Words:
     """One instruction as uint32 [8]. SmecError for an unknown instruction or a wrong operand."""
-    return Instruction.by_mnemonic(mnemonic).encode(**operands)
+    return np.array(Instruction.by_mnemonic(mnemonic).encode(**operands), np.uint32)
 
 
 def decode(words: Words) -> list[Decoded]:

@@ -32,10 +32,16 @@ class SessionError(Exception):
     """onnxruntime refused a model or failed to run it; the text is its message without the codes in front."""
 
 
+#: What onnxruntime puts in front of its messages: a code, the place in its own source, the signature of its function.
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"|\S*onnxruntime_src/\S+:\d+ (?:[^()]*?\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^]]*\])?)? ?"
+)
+
+
 def session_error(error: Exception) -> SessionError:
     """Any exception out of onnxruntime (they have no common base) as a `SessionError`."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
-    return SessionError(re.sub(r"\s+", " ", text).strip())
+    return SessionError(re.sub(r"\s+", " ", _NOISE.sub("", str(error))).strip())
 
 
 def mark_external(tensor: onnx.TensorProto) -> None:
@@ -101,7 +107,7 @@ class Session:
             providers = ["CPUExecutionProvider"]
             disabled = _DISABLED if level == "basic" else []
             self._session: Any = onnxruntime.InferenceSession(
-                data, options, providers=providers, disabled_optimizers=disabled
+                data, options, providers=providers, disabled_optimizers=disabled, enable_fallback=0
             )
         except Exception as error:
             raise session_error(error) from error

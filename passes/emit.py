@@ -55,15 +55,15 @@ class Emit(Pass):
             "host": host,
             "macs_crossbar": sum(layer["macs"] for layer in layers),
             "macs_host": sum(region["macs"] for region in host),
-            "crossbars": tables.crossbars,
-            "crossbars_physical": len(sections["cells"]),
+            "crossbars": len(sections["cells"]),
+            "blocks": tables.crossbars,
         }
         module.body.block.append(to_ir(sections, metadata, graph.location.file))
         context.report[self.name] = {
             "instructions": len(sections["code"]),
             "cores": len(sections["core_table"]),
-            "crossbars": tables.crossbars,
-            "crossbars_physical": len(sections["cells"]),
+            "crossbars": len(sections["cells"]),
+            "blocks": tables.crossbars,
         }
         return True
 

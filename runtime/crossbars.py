@@ -1,7 +1,9 @@
-"""What the crossbars of a program hold, as the engines need it: cells, effective weights, and the proof that reads are lossless.
+"""What the crossbars of a program hold, as the engines need it: cells, effective weights, and the proof that reads
+are lossless.
 
-Nothing here looks at reference weights: everything is decoded from the cells, the places, the splice multipliers and the row
-groups, so a changed cell changes the result. Only rows that a group drives, and columns that the tile uses, count.
+Nothing here looks at reference weights: everything is decoded from the cells, the places, the splice multipliers and
+the row groups, so a changed cell changes the result. Only rows that a group drives, and columns that the tile uses,
+count.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from smec.runtime.kernels import kernel
 class Tile:
     """One tile: its used rows and columns (positions in the tile), their addresses, and its crossbars.
 
-    rows, columns int64: positions. row_from, column_to int64: addresses relative to the pixel. shift int64: of the used rows.
-    offset: subtracted from every weight (offset coding). first, count: its crossbars.
+    rows, columns int64: positions. row_from, column_to int64: addresses relative to the pixel. shift int64: of the
+    used rows. offset: subtracted from every weight (offset coding). first, count: its crossbars.
     """
 
     index: int
@@ -116,6 +118,11 @@ class Crossbars:
         unpack_cells(self._cells[self._phys[crossbar]], tile.rows + row0, tile.columns + col0, self.cell_bits, out)
         return out
 
+    @cached_property
+    def clips(self) -> Array:
+        """bool [crossbars]: True where some group is not proven lossless."""
+        return ~self.lossless.all(axis=1)
+
     def kept(self, tile: Tile, crossbar: int, lossless: bool) -> Array:
         """bool [used rows]: rows in groups that are (or, if not `lossless`, are not) proven lossless."""
         group = self.group[crossbar, tile.rows]
@@ -125,7 +132,8 @@ class Crossbars:
     def add_weights(
         self, tile: Tile, out: IntArray, row_at: IntArray, column_at: IntArray, everything: bool = False
     ) -> None:
-        """Add a tile's effective weights to out int64, at [row_at[r], column_at[n]]; columns with column_at < 0 are left out.
+        """Add a tile's effective weights to out int64, at [row_at[r], column_at[n]]; columns with column_at < 0 are
+        left out.
 
         Only rows in lossless groups, unless `everything`. The offset of offset coding is not in it.
         """
@@ -171,9 +179,15 @@ def add_tile_weights(
     cells: Array, phys: IntArray, place: IntArray, weight: IntArray, keep: Array, rows: IntArray, columns: IntArray,
     shift: IntArray, cell_bits: int, row_at: IntArray, column_at: IntArray, out: IntArray,
 ) -> None:  # fmt: skip
-    """out[row_at[r], column_at[n]] += sum over the crossbars x that keep row r of weight[x] * cell[x, r, n] << shift[r]."""
+    """out[row_at[r], column_at[n]] += sum over the crossbars x that keep row r of weight[x] * cell[x, r, n] <<
+    shift[r].
+    """
     mask = (1 << cell_bits) - 1
     last = cells.shape[2] - 1
+    # the usual case: one-bit cells in consecutive columns that go to consecutive places, eight at a time
+    straight = cell_bits == 1
+    for n in range(len(columns)):
+        straight &= columns[n] == columns[0] + n and column_at[n] == column_at[0] + n and column_at[0] >= 0
     for r in range(len(rows)):
         into = out[row_at[r]]
         for x in range(len(phys)):
@@ -181,6 +195,15 @@ def add_tile_weights(
                 continue
             data = cells[phys[x], place[x, 2] + rows[r]]
             factor = weight[x] << shift[r]
+            if straight and len(columns) and (place[x, 3] + columns[0]) % 8 == 0:
+                first = (place[x, 3] + columns[0]) >> 3
+                for n in range(0, len(columns), 8):
+                    byte = np.int64(data[first + (n >> 3)])
+                    if byte:
+                        eight = into[column_at[0] + n : column_at[0] + min(n + 8, len(columns))]
+                        for i in range(len(eight)):
+                            eight[i] += factor * ((byte >> i) & 1)
+                continue
             for n in range(len(columns)):
                 if column_at[n] < 0:
                     continue
@@ -196,8 +219,8 @@ def worst_currents(
 ) -> IntArray:
     """Largest current of each row group over inputs, reads and columns, int64 [groups]; values uint8 [rows, columns].
 
-    In the read of digit t a row of relative shift s can be driven with the digit t of (2^A - 1) << s, and all rows at once with
-    theirs: the bound is reached.
+    In the read of digit t a row of relative shift s can be driven with the digit t of (2^A - 1) << s, and all rows at
+    once with theirs: the bound is reached.
     """
     lowest = np.full(groups, 64, np.int64)
     highest = np.full(groups, 0, np.int64)

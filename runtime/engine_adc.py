@@ -2,10 +2,14 @@
 
 For each tile the inputs are packed once (`smec.runtime.kernels_adc`), in as many orders as its crossbars need:
 
-1. rows of groups that cannot saturate are read together, whatever their groups: a read of all of them gives the sum of their groups'
-   reads, still one input bit at a time. They are packed in classes of neighbouring row shifts, so that rows of small shift do not
-   carry the empty bits of large ones.
-2. a group that can saturate is packed by itself, its inputs shifted to the group's lowest row shift, as the hardware drives it.
+1. rows of groups that cannot saturate are read together, whatever their groups, shifts and crossbars: a read of all
+   of them gives the sum of their groups' reads, still one input bit at a time. They are packed unshifted, sorted by
+   row shift; the rows of one shift in a word of cells make one entry, whose factor holds the shift. Cell words
+   without a one-bit are left out.
+2. a group that can saturate is packed by itself, its inputs shifted to the group's lowest row shift, as the hardware
+   drives it.
+
+The offset of offset coding is an entry like those of case 1, of all used rows.
 """
 
 from __future__ import annotations
@@ -18,19 +22,17 @@ import numpy as np
 from smec.runtime import kernels_adc
 from smec.runtime.arrays import Array, IntArray
 from smec.runtime.crossbars import Crossbars, Tile
-from smec.runtime.kernels_adc import CLIPPED, CLIPPED_DIGITS, LOSSLESS, PLANES
+from smec.runtime.kernels_adc import CLIPPED, CLIPPED_DIGITS, PLANES
 from smec.runtime.threads import Workers
 from smec.runtime.units import Part, TileUse, Unit
-
-#: Rows of a block: several times the kernel's own blocks, to make a call worth while.
-_ROWS = 8 * kernels_adc.PIXELS
 
 
 class AdcPart:
     """The reads of some tiles."""
 
     engine = "adc"
-    rows = _ROWS
+    #: Several times the kernel's own blocks, to make a call worth while.
+    rows = 4 * kernels_adc.LANES
 
     def __init__(self, unit: Unit, tables: Tables, converter: tuple[int, int, int]) -> None:
         self.pixels = unit.pixels
@@ -47,7 +49,7 @@ class AdcPart:
 
 @dataclass
 class Tables:
-    """The tables of `smec.runtime.kernels_adc.run_tiles`, under construction."""
+    """The tables of `smec.runtime.kernels_adc`, under construction."""
 
     crossbars: Crossbars
     tile_index: list[int] = field(default_factory=list)
@@ -56,113 +58,154 @@ class Tables:
     slot_from: list[IntArray] = field(default_factory=list)
     slot_shift: list[IntArray] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
-    reads: list[list[int]] = field(default_factory=list)
-    cells: list[Array] = field(default_factory=list)
     channels: list[IntArray] = field(default_factory=list)
-    row_from: list[IntArray] = field(default_factory=list)
-    _cells: int = 0
-    _channels: int = 0
-    _rows: int = 0
+    first: list[IntArray] = field(default_factory=list)
+    words: list[Array] = field(default_factory=list)
+    factors: list[IntArray] = field(default_factory=list)
+    clipped: list[list[int]] = field(default_factory=list)
+    clipped_words: list[Array] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=lambda: {"channels": 0, "first": 0, "words": 0, "clipped_words": 0})
+    last_chunks: tuple[list[bytes], int, int] = ([], 0, 0)
+
+    def append(self, name: str, values: Array) -> int:
+        """Append to one of the flat tables; the place of the values."""
+        place = self.sizes[name]
+        getattr(self, name).append(values.reshape(-1))
+        self.sizes[name] += values.size
+        return place
 
     def arrays(self) -> tuple[Any, ...]:
         """In the order of the kernel's arguments."""
 
         def joined(parts: list[Any], dtype: Any) -> Array:
-            return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+            return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)
 
+        slot_from, shift = joined(self.slot_from, np.int64), joined(self.slot_shift, np.int64)
+        eights = slot_from.reshape(-1, 8)
+        runs = (np.diff(eights, axis=1) == 1).all(axis=1) & (shift.reshape(-1, 8) == 0).all(axis=1)
         return (
-            np.array(self.tiles, np.int64).reshape(-1, 10),
             np.array(self.chunks, np.int64).reshape(-1, 4),
-            joined(self.slot_from, np.int64),
-            joined(self.slot_shift, np.uint8),
+            slot_from,
+            shift,
             np.array(self.slots, np.int64),
-            np.array(self.reads, np.int64).reshape(-1, 8),
-            joined(self.cells, np.uint64),
+            runs,
+            np.array(self.tiles, np.int64).reshape(-1, 8),
             joined(self.channels, np.int64),
-            joined(self.row_from, np.int64),
+            joined(self.first, np.int64),
+            joined(self.words, np.uint64),
+            joined(self.factors, np.int64),
+            np.array(self.clipped, np.int64).reshape(-1, 6),
+            joined(self.clipped_words, np.uint64),
         )
 
     def add_tile(self, use: TileUse, lossless: bool) -> None:
         """Append a tile: the reads of its lossy groups, those of its lossless groups if wanted, and its offset."""
-        tile = self.crossbars.tile(use.tile)
-        kept = np.flatnonzero(use.channels >= 0)
-        builder = _TileBuilder(self, tile, use, kept)
-        first_chunk, first_read = len(self.chunks), len(self.reads)
-        if lossless:
-            builder.add_lossless()
-        builder.add_lossy()
-        first_row = self._rows
-        if tile.offset:
-            self.row_from.append(use.origin + tile.row_from)
-            self._rows += len(tile.row_from)
-        row = [first_chunk, len(self.chunks), first_read, len(self.reads), builder.columns, len(kept)]
-        self.tiles.append([*row, self._channels, tile.offset, first_row, self._rows])
+        builder = _TileBuilder(self, self.crossbars.tile(use.tile), use)
+        builder.find_unclipped(lossless)
+        builder.find_clipped()
+        chunks = self.add_chunks(builder.chunks)
+        entries = builder.unclipped(chunks[0]) if builder.order.size else (-1, 0)
+        reads = len(self.clipped)
+        self.clipped += [[kind, chunks[0] + chunk, *rest, 0] for kind, chunk, *rest in builder.reads]
+        channels = self.append("channels", use.channels[builder.kept])
+        self.tiles.append([*chunks, reads, len(self.clipped), len(builder.kept), channels, *entries])
         self.tile_index.append(use.tile)
-        self.channels.append(use.channels[kept])
-        self._channels += len(kept)
 
-    def add_cells(self, words: Array) -> int:
-        """Append packed cells; their place."""
-        place = self._cells
-        self.cells.append(words.reshape(-1))
-        self._cells += words.size
-        return place
+    def add_chunks(self, chunks: dict[bytes, tuple[IntArray, IntArray, int]]) -> tuple[int, int]:
+        """Append chunks, (addresses, shifts, planes) each, unless the tile before has the same; their range."""
+        keys, low, high = self.last_chunks
+        if keys == list(chunks) and keys:
+            return low, high
+        low, place = len(self.chunks), 0
+        for addresses, shifts, planes in chunks.values():
+            words = -(-len(addresses) // 64)
+            slot_from, slot_shift = np.zeros(words * 64, np.int64), np.zeros(words * 64, np.int64)
+            slot_from[: len(addresses)], slot_shift[: len(addresses)] = addresses, shifts
+            self.chunks.append([len(self.slots), words, planes, place])
+            self.slot_from.append(slot_from)
+            self.slot_shift.append(slot_shift)
+            self.slots += [min(64, len(addresses) - 64 * w) for w in range(words)]
+            place += words * planes
+        self.last_chunks = list(chunks), low, len(self.chunks)
+        return low, len(self.chunks)
 
 
 class _TileBuilder:
-    """Packs one tile's rows and cells into the tables."""
+    """Packs one tile's rows and cells.
 
-    def __init__(self, tables: Tables, tile: Tile, use: TileUse, kept: IntArray) -> None:
-        self.tables, self.tile, self.use, self.kept = tables, tile, use, kept
+    chunks: (addresses, shifts, planes) of rows packed together; equal ones once. order: rows of the unclipped reads,
+    as packed in the first chunk. reads: kind, chunk, planes or digits, place of cells, multiplier.
+    """
+
+    def __init__(self, tables: Tables, tile: Tile, use: TileUse) -> None:
+        self.tables, self.tile, self.use = tables, tile, use
         self.crossbars = tables.crossbars
-        self.act_bits = self.crossbars.act_bits
-        self.columns = -(-len(kept) // 8) * 8  # whole vectors of eight words
-        self.extent = 0
-        self._known: dict[bytes, tuple[int, int]] = {}
+        self.kept = np.flatnonzero(use.channels >= 0)
+        self.chunks: dict[bytes, tuple[IntArray, IntArray, int]] = {}
+        self.order: IntArray = np.zeros(0, np.int64)
+        self.keep: list[Array] = []
+        self.reads: list[list[int]] = []
 
-    def chunk(self, rows: IntArray, planes: int) -> tuple[int, int]:
-        """Pack the inputs of these rows together; (place, words). Equal row lists are packed once."""
-        key = rows.tobytes()
-        if key not in self._known:
-            words = -(-len(rows) // 64)
-            planes = -(-planes // PLANES) * PLANES
-            slot_from, slot_shift = np.zeros(words * 64, np.int64), np.zeros(words * 64, np.int64)
-            slot_from[: len(rows)] = self.use.origin + self.tile.row_from[rows]
-            slot_shift[: len(rows)] = self.tile.shift[rows] - self.tile.shift[rows].min()
-            t = self.tables
-            t.chunks.append([len(t.slots), words, planes, self.extent])
-            t.slot_from.append(slot_from)
-            t.slot_shift.append(slot_shift)
-            t.slots += [min(64, len(rows) - 64 * w) for w in range(words)]
-            self._known[key] = self.extent, words
-            self.extent += words * planes
-        return self._known[key]
+    @property
+    def indices(self) -> range:
+        """The tile's crossbars."""
+        return range(self.tile.first, self.tile.first + self.tile.count)
 
-    def add_lossless(self) -> None:
-        """Case 1 of the module's text."""
-        tile, c = self.tile, self.crossbars.cell_bits
-        crossbars = range(tile.first, tile.first + tile.count)
-        keep = [self.crossbars.kept(tile, x, True) for x in crossbars]
-        used = np.flatnonzero(np.any(keep, axis=0)) if keep else np.zeros(0, np.int64)
-        parts = [(rows, *self.chunk(rows, planes)) for rows, planes in shift_classes(used, tile.shift, self.act_bits)]
-        for x, mask in zip(crossbars, keep, strict=True):
+    def chunk(self, rows: IntArray, shifts: IntArray, planes: int) -> int:
+        """Have the inputs of these rows packed together; number of the chunk in the tile."""
+        addresses = self.use.origin + self.tile.row_from[rows]
+        planes = -(-planes // PLANES) * PLANES
+        key = b"".join([addresses.tobytes(), shifts.tobytes(), bytes([planes])])
+        self.chunks.setdefault(key, (addresses, shifts, planes))
+        return list(self.chunks).index(key)
+
+    def find_unclipped(self, lossless: bool) -> None:
+        """Case 1 of the module's text: which rows, and in which order."""
+        rows = len(self.tile.rows)
+        self.keep = [
+            self.crossbars.kept(self.tile, x, True) if lossless else np.zeros(rows, bool) for x in self.indices
+        ]
+        used = np.any(self.keep, axis=0) if self.keep else np.zeros(rows, bool)
+        if self.tile.offset:
+            used = np.ones(rows, bool)
+        rows_used = np.flatnonzero(used)
+        self.order = rows_used[np.argsort(self.tile.shift[rows_used], kind="stable")]
+        if self.order.size:
+            self.chunk(self.order, np.zeros(len(self.order), np.int64), self.crossbars.act_bits)
+
+    def unclipped(self, chunk: int) -> tuple[int, int]:
+        """Append the entries of the unclipped reads; (chunk, place in `first`)."""
+        tile, order = self.tile, self.order
+        columns = len(self.kept)
+        packed, factors = [], []
+        shift = tile.shift[order]
+        for x, mask in zip(self.indices, self.keep, strict=True):
             if not mask.any():
                 continue
             values = self.crossbars.values(tile, x)[:, self.kept]
-            for rows, place, words in parts:
-                order = np.where(mask[rows], rows, -1)
-                low, high = int(tile.shift[rows].min()), int(tile.shift[rows].max())
-                planes = -(-(self.act_bits + high - low) // PLANES) * PLANES
-                for bit in range(c):
-                    packed = self.pack(values, order, bit, words)
-                    if packed.any():
-                        multiplier = int(self.crossbars.weight[x]) << (low + bit)
-                        self.read(LOSSLESS, place, words, planes, packed, multiplier)
+            for level in np.unique(shift[mask[order]]).tolist():
+                rows = np.where(mask[order] & (shift == level), order, -1)
+                for bit in range(self.crossbars.cell_bits):
+                    packed.append(self.pack(values, rows, bit))
+                    factors.append(int(self.crossbars.weight[x]) << (level + bit))
+        if tile.offset:
+            packed.append(self.pack(np.ones((len(tile.rows), columns), np.uint8), order, 0))
+            factors.append(-tile.offset)
+        if not packed:
+            return -1, 0
+        # [columns, words, entries]: what is read against one word of inputs lies together
+        entries = np.stack(packed, axis=-1)
+        used = entries != 0
+        count = np.count_nonzero(used, axis=-1).reshape(-1)
+        place = self.tables.append("words", entries[used])
+        self.tables.factors.append(np.broadcast_to(np.array(factors, np.int64), entries.shape)[used])
+        first = place + np.concatenate(([0], np.cumsum(count)))
+        return chunk, self.tables.append("first", first.astype(np.int64))
 
-    def add_lossy(self) -> None:
+    def find_clipped(self) -> None:
         """Case 2 of the module's text."""
         tile, c, d = self.tile, self.crossbars.cell_bits, self.crossbars.hardware.dac_bits
-        for x in range(tile.first, tile.first + tile.count):
+        for x in self.indices:
             mask = self.crossbars.kept(tile, x, False)
             if not mask.any():
                 continue
@@ -171,60 +214,27 @@ class _TileBuilder:
             for g in np.unique(group[mask]).tolist():
                 rows = np.flatnonzero(group == g)
                 low, high = int(tile.shift[rows].min()), int(tile.shift[rows].max())
-                digits = -(-(self.act_bits + high - low) // d)
-                place, words = self.chunk(rows, digits * d)
-                packed = np.stack([self.pack(values, rows, bit, words) for bit in range(c)])
-                multiplier = int(self.crossbars.weight[x]) << low
-                if words <= 2 and c == 1 and d == 1:
-                    self.read(CLIPPED, place, words, -(-digits // PLANES) * PLANES, packed, multiplier)
-                else:
-                    self.read(CLIPPED_DIGITS, place, words, digits, packed, multiplier)
+                digits = -(-(self.crossbars.act_bits + high - low) // d)
+                chunk = self.chunk(rows, tile.shift[rows] - low, digits * d)
+                packed = np.stack([self.pack(values, rows, bit) for bit in range(c)])
+                place = self.tables.append("clipped_words", packed)
+                plain = packed.shape[-1] <= 2 and c == 1 and d == 1
+                kind, steps = (CLIPPED, -(-digits // PLANES) * PLANES) if plain else (CLIPPED_DIGITS, digits)
+                self.reads.append([kind, chunk, steps, place, int(self.crossbars.weight[x]) << low])
 
-    def pack(self, values: Array, order: IntArray, bit: int, words: int) -> Array:
-        """One bit of each cell, uint64 [words, columns]."""
-        out = np.zeros((words, self.columns), np.uint64)
-        kernels_adc.pack_cells(values, order, bit, out)
+    def pack(self, values: Array, rows: IntArray, bit: int) -> Array:
+        """One bit of each cell of the given rows (-1: none), uint64 [columns, words]."""
+        out = np.zeros((len(self.kept), -(-len(rows) // 64)), np.uint64)
+        kernels_adc.pack_cells(values, rows, bit, out)
         return out
-
-    def read(self, kind: int, place: int, words: int, steps: int, packed: Array, multiplier: int) -> None:
-        """Append one read."""
-        cells = self.tables.add_cells(packed)
-        self.tables.reads.append([kind, place, words, steps, cells, multiplier, 0, 0])
-
-
-def shift_classes(rows: IntArray, shift: IntArray, act_bits: int) -> list[tuple[IntArray, int]]:
-    """Partition rows into classes of neighbouring shifts, so that packed words times planes are fewest.
-
-    Returns (rows, planes) of each class. Dynamic programming over the shifts that occur.
-    """
-    levels, counts = np.unique(shift[rows], return_counts=True)
-    cost: list[int] = [0]
-    cut: list[int] = [0]
-    for j in range(1, len(levels) + 1):
-        options = []
-        for i in range(j):
-            words = -(-int(counts[i:j].sum()) // 64)
-            planes = act_bits + int(levels[j - 1] - levels[i])
-            options.append((cost[i] + words * -(-planes // PLANES) * PLANES, i))
-        best = min(options)
-        cost.append(best[0])
-        cut.append(best[1])
-    classes = []
-    j = len(levels)
-    while j > 0:
-        i = cut[j]
-        inside = (shift[rows] >= levels[i]) & (shift[rows] <= levels[j - 1])
-        classes.append((rows[inside], act_bits + int(levels[j - 1] - levels[i])))
-        j = i
-    return classes[::-1]
 
 
 def prepare(unit: Unit, crossbars: Crossbars, tiles: list[TileUse], lossless: bool) -> list[Part]:
     """The reads of some of a unit's tiles: of all groups, or (not `lossless`) of those only that can saturate."""
     tables = Tables(crossbars)
-    for use in tiles:
+    for use in sorted(tiles, key=lambda use: (use.origin + crossbars.tile(use.tile).row_from).tobytes()):
         tables.add_tile(use, lossless)
-    if not tables.reads and not tables.row_from:
+    if not tables.words and not tables.clipped:
         return []
     converter = (crossbars.hardware.dac_bits, crossbars.cell_bits, crossbars.top)
     return [AdcPart(unit, tables, converter)]

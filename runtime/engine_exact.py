@@ -1,14 +1,15 @@
 """Engine `exact`: integer matrix products on effective weights that are decoded from the cells.
 
-All arithmetic is exact. Products run in float32 as long as every partial sum stays within 2^24, in float64 within 2^53, so that the
-fast matrix products of linear algebra libraries give integers whatever their order of summation; K is split where one sum would grow
-too large. What bounds a partial sum of inputs 0 <= q <= top is top times the larger of the column's positive and negative weights.
+All arithmetic is exact. Products run in float32 as long as every partial sum stays within 2^24, in float64 within
+2^53, so that the fast matrix products of linear algebra libraries give integers whatever their order of summation; K
+is split where one sum would grow too large. What bounds a partial sum of inputs 0 <= q <= top is top times the larger
+of the column's positive and negative weights.
 
 A unit's matrix is cut into blocks that share neither rows nor columns:
 
 1. one block: a matrix product on gathered inputs (`DensePart`)
-2. many narrow blocks whose rows have one pattern that moves along with the channel, as in depthwise convolutions: multiply-adds
-   straight from the activations (`TapsPart`)
+2. many narrow blocks whose rows have one pattern that moves along with the channel, as in depthwise convolutions:
+   multiply-adds straight from the activations (`TapsPart`)
 3. other blocks: batched products of blocks of about one size (`BlocksPart`)
 """
 
@@ -66,7 +67,7 @@ class DensePart:
         width = max(k, n) * self.weight.itemsize
         self.rows = int(np.clip(_BLOCK_BYTES // width, 64, 4096))
 
-    def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:  # noqa: ARG002
+    def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:
         count = stop - start
         inputs = workers.scratch("inputs", (count, len(self.weight)), self.dtype)
         if self.offsets is not None:
@@ -91,7 +92,7 @@ class TapsPart:
         self.taps, self.weight, self.first, self.pixels = taps, weight, first, pixels
         self.rows = int(np.clip(_BLOCK_BYTES // 4 // max(1, weight.shape[1] * 4), 16, 4096))
 
-    def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:  # noqa: ARG002
+    def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:
         kernels.multiply_taps(source, start, stop, self.pixels, self.taps, self.weight, acc, self.first)
 
 
@@ -117,7 +118,7 @@ class BlocksPart:
         self.offsets, self.channels, self.pixels = offsets.reshape(-1), channels.reshape(-1), pixels
         self.rows = int(np.clip(_BLOCK_BYTES // (self.offsets.size * self.weight.itemsize), 16, 4096))
 
-    def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:  # noqa: ARG002
+    def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:
         count, (blocks, k, n) = stop - start, self.weight.shape
         inputs = workers.scratch("inputs", (count, blocks, k), self.dtype)
         kernels.gather_points(source, start, stop, self.pixels, self.offsets, inputs.reshape(count, -1))
@@ -133,7 +134,9 @@ def prepare(unit: Unit, crossbars: Crossbars, tiles: list[TileUse], everything: 
         tiles: those of the unit whose offset is applied here (see `smec.runtime.engines`).
         everything: all driven rows; else those in lossless groups only.
     """
-    blocks = [piece for group in _tile_groups(unit, crossbars) for piece in _blocks(group, crossbars, tiles, everything)]
+    blocks = [
+        piece for group in _tile_groups(unit, crossbars) for piece in _blocks(group, crossbars, tiles, everything)
+    ]
     if not blocks:
         return []
     if len(blocks) > 1:
@@ -192,8 +195,8 @@ def _blocks(group: list[TileUse], crossbars: Crossbars, offset_tiles: list[TileU
     k, n = weight.shape
     at = np.nonzero(used)
     graph = coo_array((np.ones(len(at[0]), np.int8), (at[0], at[1] + k)), shape=(k + n, k + n))
-    label = connected_components(graph, False)[1]
-    wanted = np.flatnonzero(np.bincount(label[:k]) * np.bincount(label[k:], minlength=int(label.max()) + 1)[: int(label[:k].max()) + 1])
+    count, label = connected_components(graph, False)
+    wanted = np.flatnonzero(np.bincount(label[:k], minlength=count) * np.bincount(label[k:], minlength=count))
     if len(wanted) == 1 and density > 0.1:
         return [Block(rows, channels, weight)]
     row_order, column_order = (np.argsort(part, kind="stable") for part in (label[:k], label[k:]))
@@ -257,18 +260,17 @@ def _float_splits(weight: IntArray, top: int) -> tuple[type[Any], list[tuple[int
 
 
 def _split(weight: IntArray, limit: int) -> list[tuple[int, int]] | None:
-    """Consecutive ranges of rows, as few as possible, whose `_reach` is at most `limit`; None if one row exceeds it."""
+    """Even ranges of rows, as few as possible, whose `_reach` is at most `limit`; None if one row exceeds it."""
     if int(np.abs(weight).max(initial=0)) > limit:
         return None
     k = len(weight)
     if _reach(weight) <= limit:
         return [(0, k)]
-    sums = [np.cumsum(np.maximum(sign * weight, 0), axis=0) for sign in (1, -1)]
-    splits, first = [], 0
-    while first < k:
-        before = [total[first - 1] if first else 0 for total in sums]
-        reach = np.maximum(*(np.max(total[first:] - b, axis=1) for total, b in zip(sums, before, strict=True)))
-        last = first + int(np.searchsorted(reach, limit, side="right"))
-        splits.append((first, last))
-        first = last
-    return splits
+    positive, negative = np.maximum(weight, 0), np.minimum(weight, 0)
+    pieces = -(-_reach(weight) // max(limit, 1))
+    while True:
+        edges = np.linspace(0, k, min(pieces, k) + 1).astype(np.int64)
+        most = np.add.reduceat(positive, edges[:-1]).max(), -np.add.reduceat(negative, edges[:-1]).min()
+        if max(most) <= limit:
+            return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+        pieces += 1

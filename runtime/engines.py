@@ -1,12 +1,13 @@
 """Chooses what computes each crossbar, and prepares it.
 
-`exact`: everything by matrix products; refused where a read can be clipped. `adc`: everything digit by digit. `auto`: the groups
-that are proven lossless by matrix products, the others digit by digit, which may mix within a crossbar; equal to `adc` bit for bit.
+`exact`: everything by matrix products; refused where a read can be clipped. `adc`: everything digit by digit. `auto`:
+the groups that are proven lossless by matrix products, the others digit by digit, which may mix within a crossbar;
+equal to `adc` bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from smec.ir.errors import SmecError
 from smec.runtime import engine_adc, engine_exact
 from smec.runtime.container import Program
 from smec.runtime.crossbars import Crossbars
+from smec.runtime.threads import Workers
 from smec.runtime.units import Part, TileUse, Unit
 
 Engine = Literal["auto", "exact", "adc"]
@@ -29,11 +31,19 @@ def check_engine(engine: str) -> Engine:
     raise SmecError("unknown engine", expected=", ".join(ENGINES), found=engine)
 
 
-def prepare_units(units: Iterable[Unit], engine: Engine, program: Program, crossbars: Crossbars) -> None:
+def prepare_units(
+    units: Sequence[Unit], engine: Engine, program: Program, crossbars: Crossbars, workers: Workers
+) -> None:
     """Prepare `parts[engine]` of each unit. SmecError names the layer that the engine `exact` cannot compute."""
-    for unit in units:
-        if engine not in unit.parts:
+    missing = [unit for unit in units if engine not in unit.parts]
+    if missing:
+        crossbars.clips  # noqa: B018  # proved once, before threads ask
+
+    def task(start: int, stop: int) -> None:
+        for unit in missing[start:stop]:
             unit.parts[engine] = _prepare(unit, engine, program, crossbars)
+
+    workers.blocks(len(missing), 1, task)
 
 
 def _prepare(unit: Unit, engine: Engine, program: Program, crossbars: Crossbars) -> list[Part]:
@@ -53,7 +63,7 @@ def _prepare(unit: Unit, engine: Engine, program: Program, crossbars: Crossbars)
 
 def _can_saturate(use: TileUse, crossbars: Crossbars) -> bool:
     tile = crossbars.tile(use.tile)
-    return any(crossbars.kept(tile, x, False).any() for x in range(tile.first, tile.first + tile.count))
+    return bool(crossbars.clips[tile.first : tile.first + tile.count].any())
 
 
 def _refusal(lossy: list[TileUse], program: Program, crossbars: Crossbars) -> SmecError:

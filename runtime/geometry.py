@@ -105,12 +105,16 @@ class Geometry:
         strides = (memory.strides[0], *(stride * item for _, stride in self.dims))
         return np.lib.stride_tricks.as_strided(memory[:, self.offset :], shape=shape, strides=strides)
 
+    def moved(self, distance: int) -> Geometry:
+        """The same pattern further on."""
+        return Geometry(self.buffer, self.offset + distance, self.dims)
+
     def disjoint(self, other: Geometry) -> bool:
         """True if the two are known to have no address in common; both belong to one buffer.
 
         1. their ranges do not meet, or
-        2. all their loops but the innermost have equal strides, each of which exceeds what lies within it, and the innermost
-           runs lie beside each other (channels of a concatenation).
+        2. all their loops but the innermost have equal strides, each of which exceeds what lies within it, and the
+           innermost runs lie beside each other (channels of a concatenation).
         """
         if self.bounds[1] < other.bounds[0] or other.bounds[1] < self.bounds[0]:
             return True
@@ -134,8 +138,9 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Rows:
-    """Several geometries that run in step, as rows: `at` holds each one's first addresses int64 [rows], `count` the elements
-    of a row, `steps` each one's stride along it."""
+    """Several geometries that run in step, as rows: `at` holds each one's first addresses int64 [rows], `count` the
+    elements of a row, `steps` each one's stride along it.
+    """
 
     at: tuple[IntArray, ...]
     count: int

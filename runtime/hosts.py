@@ -18,8 +18,9 @@ from smec.runtime.threads import cores
 class HostRegion:
     """One region's model and session.
 
-    A region that can take many images at once has a symbolic first axis in all its inputs and outputs, and says so in the
-    program's metadata; any other runs image by image. SmecError if onnxruntime refuses the model or fails to run it.
+    A region that can take many images at once has a symbolic first axis in all its inputs and outputs, and says so in
+    the program's metadata; any other runs image by image. SmecError if onnxruntime refuses the model or fails to run
+    it.
     """
 
     def __init__(self, program: Program, index: int) -> None:
@@ -35,7 +36,7 @@ class HostRegion:
         model = np.ascontiguousarray(program.sections[f"host.{index}"]).tobytes()
         try:
             self.session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  # onnxruntime's exceptions have no common base
+        except Exception as error:  # onnxruntime's exceptions have no common base
             raise self.failure("is refused by onnxruntime", error) from error
         self.inputs: list[tuple[str, list[Any]]] = [(i.name, list(i.shape)) for i in self.session.get_inputs()]
         self.outputs = len(self.session.get_outputs())
@@ -45,7 +46,9 @@ class HostRegion:
 
     def failure(self, what: str, found: object) -> SmecError:
         """A diagnosed error of this region."""
-        return SmecError(f"host region '{self.name}' (host.{self.index}) {what}", expected="a model that runs", found=found)
+        return SmecError(
+            f"host region '{self.name}' (host.{self.index}) {what}", expected="a model that runs", found=found
+        )
 
     def run(self, values: list[Array], images: int) -> Iterator[tuple[slice, list[Array]]]:
         """Results for ranges of images; values and results [images, elements]."""
@@ -64,7 +67,7 @@ class HostRegion:
                     raise self.failure("does not fit its instruction", error) from error
             try:
                 results = self.session.run(None, feed)
-            except Exception as error:  # noqa: BLE001  # as above
+            except Exception as error:  # as above
                 raise self.failure("failed", error) from error
             yield slice(first, first + step), [np.asarray(result).reshape(step, -1) for result in results]
 

@@ -1,11 +1,12 @@
 """Compiled loops: gathering inputs, accumulating, requantization, element-wise operations, pooling.
 
-Every kernel works on a range of rows and releases the interpreter lock; `smec.runtime.threads` spreads ranges over threads. A row
-is one pixel of one image: row i is pixel i % len(pixels) of image i // len(pixels), and `pixels` int64 [n] holds the pixels'
-addresses within an image's buffer. Activations are [B, size] arrays, blocks of accumulators [rows, channels].
+Every kernel works on a range of rows and releases the interpreter lock; `smec.runtime.threads` spreads ranges over
+threads. A row is one pixel of one image: row i is pixel i % len(pixels) of image i // len(pixels), and `pixels` int64
+[n] holds the pixels' addresses within an image's buffer. Activations are [B, size] arrays, blocks of accumulators
+[rows, channels].
 
-Float arithmetic is float32 with every operation rounded separately: fast-math flags, which would allow fused multiply-adds, are
-never set. Addresses have been checked when the program was loaded, so kernels check nothing.
+Float arithmetic is float32 with every operation rounded separately: fast-math flags, which would allow fused
+multiply-adds, are never set. Addresses have been checked when the program was loaded, so kernels check nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def kernel(function: _Function) -> _Function:
     """Compile without the interpreter, cached on disk, callable from several threads at a time."""
-    return cast(_Function, numba.njit(nogil=True, cache=True)(function))
+    return cast("_Function", numba.njit(nogil=True, cache=True)(function))
 
 
 def _unary_intrinsic(name: str) -> Any:
     """An LLVM intrinsic of one argument whose result has the argument's type."""
 
-    def typed(typing_context: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def typed(typingctx: Any, value: Any) -> Any:  # noqa: ARG001  # numba asks for these arguments
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
             function = builder.module.declare_intrinsic(name, [arguments[0].type])
             return builder.call(function, arguments)
 
@@ -50,8 +51,12 @@ rint = _unary_intrinsic("llvm.rint")
 
 
 @kernel
-def gather_runs(src: Array, start: int, stop: int, pixels: Array, run_from: Array, run_length: Array, out: Array) -> None:
-    """out[i] = the row's inputs, converted to out's dtype; inputs are runs of consecutive addresses relative to the pixel."""
+def gather_runs(
+    src: Array, start: int, stop: int, pixels: Array, run_from: Array, run_length: Array, out: Array
+) -> None:
+    """out[i] = the row's inputs, converted to out's dtype; inputs are runs of consecutive addresses relative to the
+    pixel.
+    """
     image, pixel = divmod(start, len(pixels))
     for i in range(stop - start):
         data = src[image]
@@ -117,7 +122,9 @@ def add_columns(acc: Array, product: Array, columns: Array) -> None:
 def multiply_taps(
     src: Array, start: int, stop: int, pixels: Array, taps: Array, weight: Array, acc: Array, first: int
 ) -> None:
-    """acc[i, first + n] += sum_k weight[k, n] * input at pixel + taps[k] + n: depthwise convolutions, channels innermost."""
+    """acc[i, first + n] += sum_k weight[k, n] * input at pixel + taps[k] + n: depthwise convolutions, channels
+    innermost.
+    """
     kind = acc.dtype.type
     image, pixel = divmod(start, len(pixels))
     for i in range(stop - start):
@@ -136,7 +143,9 @@ def multiply_taps(
 
 
 @kernel
-def add_region(memory: Array, start: int, stop: int, pixels: Array, step: int, acc: Array, first: int, count: int) -> None:
+def add_region(
+    memory: Array, start: int, stop: int, pixels: Array, step: int, acc: Array, first: int, count: int
+) -> None:
     """acc[i, first + n] += memory at pixel + n * step, for n in range(count): a buffer's accumulators join a block."""
     kind = acc.dtype.type
     image, pixel = divmod(start, len(pixels))
@@ -300,7 +309,7 @@ def average_pool_rows(
     src: Array, dst: Array, start: int, stop: int, src_at: Array, dst_at: Array, count: int, steps: tuple[int, int],
     window: Array, factors: Array, zero_in: int, zero_out: float, hi: float,
 ) -> None:  # fmt: skip
-    """dst = clip(rint(f32(sum over w of (src - zero_in)) * factors[row] + zero_out), 0, hi); a row is one output pixel."""
+    """dst = clip(rint(f32(sum over w of (src - zero_in)) * factors[row] + zero_out), 0, hi); a row is one pixel."""
     kind = dst.dtype.type
     zero, low, high = np.float32(zero_out), np.float32(0), np.float32(hi)
     step_src, step_dst = steps

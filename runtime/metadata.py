@@ -7,7 +7,7 @@ may record more about a layer); keys that are named here must be present, unless
 from __future__ import annotations
 
 import types
-from typing import Any, TypedDict, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from smec.ir.errors import SmecError
 
@@ -16,9 +16,11 @@ class PortInfo(TypedDict):
     """A model input or output.
 
     agu: the address generator that visits its elements in row-major order.
-    shape: what one run of the program takes; a symbolic batch axis is 1. dtype: NumPy's name.
-    batch: the axis of `shape` along which a user's array stacks such runs (0 for [N, 3, 32, 32]; where the model fixes
-        the extent of that axis, the user's is a multiple of it), or null: the user's array has a further, leading axis.
+    shape: the model's own shape for one image (a symbolic batch axis is 1). dtype: NumPy's name.
+    batch: the axis of `shape` along which the engines' arrays stack images (0 for [N, 3, 32, 32]), or null: those
+        arrays have a further, leading image axis.
+    fixed_batch: the model fixes the extent of its leading axis, and `batch` is null: an "image" is a batch of that
+        extent, and a user's array may hold several of them along that axis.
     """
 
     name: str
@@ -26,6 +28,7 @@ class PortInfo(TypedDict):
     shape: list[int]
     dtype: str
     batch: int | None
+    fixed_batch: NotRequired[bool]
 
 
 class LayerInfo(TypedDict):
@@ -35,7 +38,8 @@ class LayerInfo(TypedDict):
     K, M: inputs and outputs of its weight matrix. pixels: matrix-vector products an image.
     macs: multiply-accumulates an image. bits: N of a magnitude. planes: planes kept. squeeze: depth x.
     tile_first, tiles: its range in the tile tables.
-    crossbars: emitted. crossbars_empty: dropped because all their cells are zero.
+    blocks: the planes of its tiles, one a plane (and sign) and tile; blocks_empty: dropped because all their cells are
+    zero. crossbars: physical crossbars that hold its blocks; several blocks may share one, those of other layers too.
     squeeze_error: relative squared error of squeeze-out, sum (w - w')^2 / sum w^2.
     """
 
@@ -54,8 +58,9 @@ class LayerInfo(TypedDict):
     squeeze: int
     tile_first: int
     tiles: int
+    blocks: int
+    blocks_empty: int
     crossbars: int
-    crossbars_empty: int
     squeeze_error: float
 
 
@@ -83,8 +88,8 @@ class Metadata(TypedDict):
 
     target: the full target dictionary (`smec.ir.isa_sections.Hardware` names what must be in it).
     act_bits: A. options: of the compile. macs_crossbar, macs_host: multiply-accumulates an image.
-    crossbars: emitted. crossbars_dense_16, crossbars_dense_8: what 16 or 8 one-bit columns a weight take on the same
-    crossbar size.
+    crossbars: physical crossbars in use. blocks: planes of tiles that they hold (an entry of the `xbar_*` sections
+    each). crossbars_dense_16, crossbars_dense_8: what 16 or 8 one-bit columns a weight take on the same crossbar size.
     """
 
     smec_version: str
@@ -98,6 +103,7 @@ class Metadata(TypedDict):
     macs_crossbar: int
     macs_host: int
     crossbars: int
+    blocks: int
     crossbars_dense_16: int
     crossbars_dense_8: int
     source: SourceInfo
@@ -114,12 +120,14 @@ def _check(value: object, kind: Any, path: str, location: str | None) -> None:
         return
     if is_typeddict(kind):
         _require(isinstance(value, dict), value, "an object", path, location)
-        hints = get_type_hints(kind, include_extras=False)
+        # `__required_keys__` does not see NotRequired behind postponed annotations.
+        hints = get_type_hints(kind, include_extras=True)
         document = cast("dict[str, object]", value)
         for key, hint in hints.items():
+            optional = get_origin(hint) is NotRequired
             if key in document:
-                _check(document[key], hint, f"{path}.{key}", location)
-            elif key in kind.__required_keys__:
+                _check(document[key], get_args(hint)[0] if optional else hint, f"{path}.{key}", location)
+            elif not optional:
                 raise SmecError(
                     f"{path} lacks the key '{key}'", location=location, expected=_name(hint), found="nothing"
                 )

@@ -1,13 +1,13 @@
 """From a program's streams to the steps that are run for each batch of images.
 
-The plan is made once per program. `Recorder` interprets the streams on values; here each operation becomes a step, values that
-operations need but no operation makes (copies between buffers, filled halos) get steps of their own, and the last use of each value
-is found, so that memory is given back, or changed in place, as soon as nobody needs it.
+The plan is made once per program. `Recorder` interprets the streams on values; here each operation becomes a step,
+values that operations need but no operation makes (copies between buffers, filled halos) get steps of their own, and
+the last use of each value is found, so that memory is given back, or changed in place, as soon as nobody needs it.
 
-Accumulators are lazy. What a requantization reads is followed back to tables, matrix products and sums, through partial sums that
-came from other cores (`_Collector`), and products of one source and one pixel pattern become one unit, whatever tile, crossbar or
-core they came from. Accumulators that are read in any other way (twice, in pieces that do not fit) are made in memory, one
-instruction at a time.
+Accumulators are lazy. What a requantization reads is followed back to tables, matrix products and sums, through
+partial sums that came from other cores (`_Collector`), and products of one source and one pixel pattern become one
+unit, whatever tile, crossbar or core they came from. Accumulators that are read in any other way (twice, in pieces
+that do not fit) are made in memory, one instruction at a time.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ from smec.runtime.units import TileUse, Unit
 from smec.runtime.values import Kind, Level, Operation, Region, Result, Table, Target, Use, Value, number_of
 from smec.runtime.vector import VectorUnit
 
+#: Regions that one requantization's sums may be followed through, so that the analysis of any program stays quick.
+_MOST_REGIONS = 300
+
 
 class Plan:
     """The steps of one validated program.
 
-    steps: in order. releases: for each step, the values that nobody needs after it. inputs: the steps of the program's inputs.
-    outputs: what each program output reads at the end. units: all matrix products. bytes_per_image: most memory that values take
-    at a time, an estimate.
+    steps: in order. releases: for each step, the values that nobody needs after it. inputs: the steps of the
+    program's inputs. outputs: what each program output reads at the end. units: all matrix products. bytes_per_image:
+    most memory that values take at a time, an estimate.
     """
 
     def __init__(self, program: Program) -> None:
@@ -208,24 +211,38 @@ class _Builder:
     # -- values that no operation makes
 
     def make(self, value: Value) -> None:
-        """Emit steps for a value and what it is based on, unless they are there."""
-        chain = []
-        at: Value | None = value
-        while at is not None and at not in self.made:
-            chain.append(at)
-            at = at.base if at.kind is not Kind.FILL else None
-        while chain:
-            link = chain.pop()
-            if link in self.made or (link.kind is Kind.FILL and chain):
-                continue  # a fill is written where the next link needs it
-            if link.kind is Kind.MVM:
-                # consecutive products of one accumulator buffer belong together
-                run = [link]
-                while chain and chain[-1].kind is Kind.MVM and chain[-1] not in self.made:
-                    run.append(chain.pop())
-                self.emit_products(run)
+        """Emit steps for a value and what it is made of, unless they are there."""
+        stack = [value]
+        while stack:
+            at = stack[-1]
+            if at in self.made:
+                stack.pop()
+                continue
+            # consecutive products of one accumulator buffer belong together
+            run = [at]
+            while run[-1].kind is Kind.MVM and (base := run[-1].base) is not None and base.kind is Kind.MVM:
+                if base in self.made:
+                    break
+                run.append(base)
+            missing = [need for link in reversed(run) for need in self.needs(link, run) if need not in self.made]
+            if missing:
+                stack += missing
+            elif at.kind is Kind.MVM:
+                self.emit_products(run[::-1])
             else:
-                self.emit(self.move_step(link))
+                self.emit(self.move_step(at))
+
+    @staticmethod
+    def needs(value: Value, run: list[Value]) -> list[Value]:
+        """What must be in memory before a value can be made, but for other members of its run; a fill needs not."""
+        needed = [value.base] if value.base is not None and value.base.kind is not Kind.FILL else []
+        if isinstance(value.source, Region):
+            needed.append(value.source.value)
+        elif isinstance(value.source, Result):
+            needed.append(value.source.operation.targets[value.source.index].value)
+        if value.use is not None:
+            needed.append(value.use.source)
+        return [need for need in needed if need not in run]
 
     def move_step(self, value: Value) -> Step:
         """The step of a fill, a write or a sum."""
@@ -256,7 +273,12 @@ class _Builder:
         while at < len(run):
             first = run[at].use
             uses = []
-            while at < len(run) and (use := run[at].use) is not None and first is not None and use.dst.key == first.dst.key:
+            while (
+                at < len(run)
+                and (use := run[at].use) is not None
+                and first is not None
+                and use.dst.key == first.dst.key
+            ):
                 uses.append(use)
                 at += 1
             if first is None:
@@ -289,14 +311,15 @@ class _InMemory:
 class _Collector:
     """Follows accumulators back to what they are sums of.
 
-    start int64 [channels]: sum of the tables. products: (use, channel of each used column of its tile, -1 outside). regions: what
-    has to be in memory. visited: the products and sums on the way.
+    start int64 [channels]: sum of the tables. products: (use, channel of each used column of its tile, -1 outside).
+    regions: what has to be in memory. visited: the products and sums on the way.
     """
 
     shared: set[Value]
     made: set[Value]
     crossbars: Crossbars
     tables: IntArray
+    depth = 0
 
     def __init__(
         self,
@@ -313,10 +336,13 @@ class _Collector:
         return _Collector(np.zeros(geometry.channels, np.int64), [], [], [])
 
     def follow(self, region: Region, first: int, count: int) -> bool:
-        """Add what makes `count` channels, from `first` on, of the result: the region's accumulators. False if they do not fit."""
+        """Add what makes `count` channels, from `first` on, of the result: the region's accumulators. False if they
+        do not fit.
+        """
         value: Value | None = region.value
         geometry = region.geometry
-        while value is not None:
+        self.depth += 1
+        while value is not None and self.depth < _MOST_REGIONS:
             if value in self.made:
                 self.regions.append(_InMemory(Region(value, geometry), first))
                 return True
@@ -351,10 +377,10 @@ class _Collector:
                 return False
             self.start[first : first + count] += self.tables[source.start : source.start + count]
             return True
-        if isinstance(source, Region) and source.value.dtype == value.dtype and value.geometry is not None:
-            if source.geometry.channels == count and source.geometry.points == value.geometry.points:
-                return self.follow(source, first, count)
-        return False
+        if not isinstance(source, Region) or value.geometry is None or source.value.dtype != value.dtype:
+            return False
+        same = source.geometry.channels == count and source.geometry.points == value.geometry.points
+        return same and self.follow(source, first, count)
 
     def add_product(self, value: Value, geometry: Geometry, first: int, count: int) -> bool:
         """Case MVM: columns of the tile become channels."""
@@ -376,20 +402,24 @@ class _Collector:
         return True
 
     def add_sum(self, value: Value, geometry: Geometry, first: int, count: int) -> bool:
-        """Case SUM: a range of channels gains another region."""
+        """Case SUM: a range of channels gains another region, or a range of addresses another one."""
         target, source = value.geometry, value.source
         if target is None or not isinstance(source, Region):
             return False
         self.visited.append(value)
         if target.disjoint(geometry):
             return True
+        if source.value.dtype != value.dtype:
+            return False
+        if target.merged == source.geometry.merged == ((target.points, 1),):
+            low, high = target.bounds
+            if low <= geometry.bounds[0] and geometry.bounds[1] <= high:
+                moved = geometry.moved(source.geometry.offset - target.offset)
+                return self.follow(Region(source.value, moved), first, count)
         channel, rest = divmod(target.offset - geometry.offset, geometry.step)
         fits = target.pixels == geometry.pixels and (target.channels == 1 or target.step == geometry.step)
         if rest or not fits or channel < 0 or channel + target.channels > count:
             return False
-        if source.value.dtype != value.dtype or source.geometry.channels != target.channels:
+        if source.geometry.channels != target.channels:
             return False
         return self.follow(source, first + channel, target.channels)
-
-
-

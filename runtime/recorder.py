@@ -16,7 +16,7 @@ from smec.ir.isa_sections import SPACE_ACT, dtype_of_code
 from smec.ir.isa_table import Decoded, decode
 from smec.runtime.container import Program
 from smec.runtime.geometry import Geometry
-from smec.runtime.values import Level, Operation, Region, Result, Source, Table, Target, Use, Value, Values
+from smec.runtime.values import Level, Operation, Region, Result, Source, Table, Target, Use, Values
 
 #: Source operands of the instructions that become operations (`host` lists its own).
 _SOURCES = {
@@ -37,8 +37,8 @@ _SOURCES = {
 class Recorder:
     """The symbolic run of one validated program.
 
-    After `run`: `operations` in an order in which they can run, `inputs` (an operation for each program input), `outputs` (what
-    each program output reads at the end).
+    After `run`: `operations` in an order in which they can run, `inputs` (an operation for each program input),
+    `outputs` (what each program output reads at the end).
     """
 
     def __init__(self, program: Program) -> None:
@@ -48,7 +48,8 @@ class Recorder:
         self.values = Values()
         self.dtypes: list[np.dtype[Any]] = [dtype_of_code(code) for code in s["buffers"][:, 4].tolist()]
         self.contents = [
-            self.values.fill(size, dtype, 0) for size, dtype in zip(s["buffers"][:, 3].tolist(), self.dtypes, strict=True)
+            self.values.fill(size, dtype, 0)
+            for size, dtype in zip(s["buffers"][:, 3].tolist(), self.dtypes, strict=True)
         ]
         self.operations: list[Operation] = []
         self.inputs: list[Operation] = []
@@ -88,7 +89,9 @@ class Recorder:
                     "deadlock: every running core waits for a message",
                     location=self.program.path,
                     expected="a send for each recv",
-                    found="; ".join(f"core {c}, instruction {position[c]}: {decoded[position[c]]}" for c in running[:4]),
+                    found="; ".join(
+                        f"core {c}, instruction {position[c]}: {decoded[position[c]]}" for c in running[:4]
+                    ),
                 )
         self.outputs = [
             Region(self.contents[g.buffer], g)
@@ -122,7 +125,9 @@ class Recorder:
         operation.targets.append(Target(after, base, geometry))
 
     def input_limit(self, agu: int) -> int:
-        """Largest number that a program input may hold, for unsigned integers: A-bit levels where it is an activation buffer."""
+        """Largest number that a program input may hold, for unsigned integers: A-bit levels where it is an activation
+        buffer.
+        """
         geometry = self.geometries[agu]
         space = int(self.program.sections["buffers"][geometry.buffer, 1])
         top = self.top_of(geometry)

@@ -1,11 +1,12 @@
 """Runs a program on images, and counts its cycles.
 
-`Simulator` holds what is prepared once for a program (the plan, the engines' weights); `simulate` is the one-call form, which keeps the
-simulators of recent programs.
+`Simulator` holds what is prepared once for a program (the plan, the engines' weights); `simulate` is the one-call
+form, which keeps the simulators of recent programs.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import zlib
@@ -24,7 +25,7 @@ from smec.runtime.engines import check_engine, prepare_units
 from smec.runtime.metadata import PortInfo
 from smec.runtime.plan import Plan
 from smec.runtime.steps import FinishStep, State, Step
-from smec.runtime.threads import Workers, single_threaded_blas
+from smec.runtime.threads import cores, shared_workers, single_threaded_blas
 
 #: Memory that the images of one batch may take, and the most images, where the caller does not say.
 _BATCH_BYTES = 128 << 20
@@ -41,13 +42,13 @@ Trace = Callable[[Step, int, float], None]
 class SimResult:
     """What a run gives.
 
-    outputs: by name, images stacked along each port's batch axis (a leading axis where it has none). saturated: ADC reads that exceeded
-    the ADC's range, by layer name; reads: all ADC reads (one for each image, pixel, crossbar, row group, input digit and used column),
-    by layer name. The engine `exact`, and `auto` for lossless row groups, make none of these reads one by one, but the counts are
-    those of the hardware. engines: what computed each layer: "exact", "adc" or "mixed". images, batch: how many, and at a time.
-    wall_s: seconds of simulation, without loading and preparing. accumulators: if traced, by layer name, what requantization
-    read, int32 or int64 [images, pixels, channels], pixels in row-major order; several requantizations of a layer one after
-    the other along the pixels.
+    outputs: by name, images stacked along each port's batch axis (a leading axis where it has none). saturated: ADC
+    reads that exceeded the ADC's range, by layer name; reads: all ADC reads (one for each image, pixel, crossbar, row
+    group, input digit and used column), by layer name. The engine `exact`, and `auto` for lossless row groups, make
+    none of these reads one by one, but the counts are those of the hardware. engines: what computed each layer:
+    "exact", "adc" or "mixed". images, batch: how many, and at a time. wall_s: seconds of simulation, without loading
+    and preparing. accumulators: if traced, by layer name, what requantization read, int32 or int64 [images, pixels,
+    channels], pixels in row-major order; several requantizations of a layer one after the other along the pixels.
     """
 
     outputs: dict[str, Array]
@@ -76,7 +77,7 @@ class Simulator:
         program.validate()
         self.program = program
         self.plan = Plan(program)
-        self.workers = Workers(threads)
+        self.workers = shared_workers(threads or cores())
         self.layers = [layer["name"] for layer in program.metadata["layers"]]
         self._lock = threading.Lock()
 
@@ -106,7 +107,7 @@ class Simulator:
         feed, images = self._feed(inputs)
         if batch is not None and batch < 1:
             raise SmecError("bad batch", expected="at least 1 image", found=batch)
-        prepare_units(self.plan.units, chosen, self.program, self.plan.crossbars)
+        prepare_units(self.plan.units, chosen, self.program, self.plan.crossbars, self.workers)
         size = batch or max(1, min(_BATCH_IMAGES, _BATCH_BYTES // max(1, self.plan.bytes_per_image)))
         size = min(size, max(images, 1))
         saturated = np.zeros(len(self.program.sections["tile_xbars"]), np.int64)
@@ -173,7 +174,7 @@ class Simulator:
         outputs = {}
         for index, port in enumerate(self.program.metadata["outputs"]):
             parts = [piece[index] for piece in pieces]
-            values = np.concatenate(parts) if parts else np.zeros((0, int(np.prod(port["shape"]))), port["dtype"])
+            values = np.concatenate(parts) if parts else np.zeros((0, math.prod(port["shape"])), port["dtype"])
             shape, axis = list(port["shape"]), port["batch"]
             if axis is None:
                 outputs[port["name"]] = values.reshape(len(values), *shape)
@@ -221,7 +222,7 @@ def simulate(
     trace_accumulators: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimResult:
-    """Run a program on images; see `Simulator.run`. What was prepared for a program is kept as long as it is, and unchanged."""
+    """Run a program on images; see `Simulator.run`. What is prepared for a program is kept with it."""
     mark = _checksum(program)
     known: tuple[int, Simulator] | None = vars(program).get(_HELD)
     if known is None or known[0] != mark:
@@ -257,13 +258,15 @@ def _as_images(port: PortInfo, values: Array) -> Array:
         )
     if not np.can_cast(values.dtype, port["dtype"], "same_kind"):
         raise SmecError(f"input '{port['name']}' has the wrong dtype", expected=port["dtype"], found=values.dtype)
-    flat = np.ascontiguousarray(values.reshape(len(values), -1), port["dtype"])
+    flat = np.ascontiguousarray(values.reshape(len(values), math.prod(shape)), port["dtype"])
     # kernels are compiled for arrays that can be written to
     return flat if flat.flags.writeable else flat.copy()
 
 
 def adc_reads(program: Program) -> IntArray:
-    """ADC reads of each tile for one image, int64 [tiles]: pixels x (crossbars' read cycles over their row groups) x used columns."""
+    """ADC reads of each tile for one image, int64 [tiles]: pixels x (crossbars' read cycles over their row groups) x
+    used columns.
+    """
     s, d = program.sections, program.hardware.dac_bits
     group = np.asarray(s["xbar_group"]).astype(np.int64)
     tiles = np.asarray(s["tile_xbars"])
@@ -291,8 +294,8 @@ def adc_reads(program: Program) -> IntArray:
 class Cycles:
     """Cycles of one image, from the instruction table's formulas.
 
-    read, clock int64 [layers, cores]: crossbar read cycles and clock cycles of each layer on each core; the last row (`layers` has one
-    name less) is for instructions that belong to no layer.
+    read, clock int64 [layers, cores]: crossbar read cycles and clock cycles of each layer on each core; the last row
+    (`layers` has one name less) is for instructions that belong to no layer.
     """
 
     layers: list[str]
@@ -311,7 +314,9 @@ class Cycles:
 
 
 def cycles(program: Program) -> Cycles:
-    """Count cycles by layer and core: `mvm` by its tile's layer, `requant` and `dequant` by their own, the rest by none."""
+    """Count cycles by layer and core: `mvm` by its tile's layer, `requant` and `dequant` by their own, the rest by
+    none.
+    """
     table = program.sections["core_table"]
     layers = [layer["name"] for layer in program.metadata["layers"]]
     core = np.repeat(np.arange(len(table)), table[:, 1])

@@ -1,7 +1,7 @@
 """The steps that a plan runs for each batch of images, and the state they work on.
 
-A step reads whole buffers' values and makes new ones. Where the value that it changes is not needed afterwards, the change is made
-in place; `State.open` decides by what the plan found out.
+A step reads whole buffers' values and makes new ones. Where the value that it changes is not needed afterwards, the
+change is made in place; `State.open` decides by what the plan found out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 
 from smec.runtime import kernels
 from smec.runtime.arrays import Array, IntArray
-from smec.runtime.geometry import Geometry
 from smec.runtime.threads import Workers
 from smec.runtime.units import Unit
 from smec.runtime.values import Kind, Operation, Region, Target, Value, number_of
@@ -24,9 +23,9 @@ from smec.runtime.values import Kind, Operation, Region, Target, Value, number_o
 class State:
     """One run on `images` images.
 
-    memory: [images, size] arrays of the values that exist. engine: which of the units' parts to use. saturated int64 [tiles].
-    accumulators: by layer, int [images, pixels, channels] for each requantization, if wanted. borrowed: values in the caller's
-    memory, which must not change.
+    memory: [images, size] arrays of the values that exist. engine: which of the units' parts to use. saturated int64
+    [tiles]. accumulators: by layer, int [images, pixels, channels] for each requantization, if wanted. borrowed:
+    values in the caller's memory, which must not change.
     """
 
     images: int
@@ -62,8 +61,8 @@ class State:
 class Step:
     """Base of all steps.
 
-    reads: values that must exist. targets: what it makes. in_place: for each target, whether its base may be changed (set by
-    the plan). core, instruction: what it stands for, -1 for what the plan adds. name: for traces.
+    reads: values that must exist. targets: what it makes. in_place: for each target, whether its base may be changed
+    (set by the plan). core, instruction: what it stands for, -1 for what the plan adds. name: for traces.
     """
 
     reads: list[Value]
@@ -136,8 +135,8 @@ class CopyStep(Step):
 class Reduction:
     """Sums that make a block of accumulators [pixels, channels] an image.
 
-    start int64 [channels]: tables. units: matrix products. regions: (region's value, its pixels, its stride along channels, first
-    channel, channels) of accumulators that exist in memory.
+    start int64 [channels]: tables. units: matrix products. regions: (region's value, its pixels, its stride along
+    channels, first channel, channels) of accumulators that exist in memory.
     """
 
     pixels: int

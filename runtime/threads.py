@@ -1,7 +1,7 @@
 """Spreads ranges of rows over threads.
 
-The kernels and NumPy's matrix products release the interpreter lock, so plain threads do. Linear algebra libraries are held to
-one thread each meanwhile: their own threads would contend with ours.
+The kernels and NumPy's matrix products release the interpreter lock, so plain threads do. Linear algebra libraries
+are held to one thread each meanwhile: their own threads would contend with ours.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def cores() -> int:
 
 
 class Workers:
-    """A pool of threads, each with scratch arrays of its own. One run uses it at a time."""
+    """A pool of threads, each with scratch arrays of its own."""
 
-    def __init__(self, count: int | None = None) -> None:
-        self.count = count or cores()
+    def __init__(self, count: int) -> None:
+        self.count = count
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="smec") if self.count > 1 else None
         self._local = threading.local()
         #: For what threads write to together.
@@ -76,10 +76,11 @@ class Workers:
             held = arrays[key] = np.empty(max(size, 1), dtype)
         return held[:size].reshape(shape)
 
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+
+@cache
+def shared_workers(count: int) -> Workers:
+    """The process's pool of so many threads; several runs may use it at a time."""
+    return Workers(count)
 
 
 @cache

@@ -1,4 +1,6 @@
-"""What the engines compute: matrix products of one source and one pixel pattern, merged over tiles, crossbars and cores."""
+"""What the engines compute: matrix products of one source and one pixel pattern, merged over tiles, crossbars and
+cores.
+"""
 
 from __future__ import annotations
 

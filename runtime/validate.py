@@ -241,8 +241,8 @@ class Validator(TableValidator):
         dtype = str(dtype_of_code(int(self.agu_code[agu])))
         if dtype != port["dtype"]:
             self.fail(f"{kind} '{name}': wrong dtype", dtype, port["dtype"])
-        if batch is not None and not 0 <= batch < len(shape):
-            self.fail(f"{kind} '{name}': bad batch axis", f"0 to {len(shape) - 1}, or null", batch)
+        if batch is not None and not (0 <= batch < len(shape) and shape[batch] == 1):
+            self.fail(f"{kind} '{name}': bad batch axis", "an axis of extent 1, or null", batch)
 
     def _check_samples(self) -> None:
         ports = {f"sample.{port['name']}": port for port in self.metadata["inputs"]}

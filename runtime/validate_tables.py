@@ -190,16 +190,16 @@ class TableValidator:
             )
         self.tile_core: IntArray = np.full(len(s["tile_xbars"]), -1, np.int64)
         self.tile_core[tile] = place[:, 0]
-        together: Mask = np.asarray(place[:, 0] == self.tile_core[tile])
-        self.each(together, "crossbar {}: not in the core of its tile", "one core", place[:, 0])
+        home = self.tile_core[tile]
+        self.each(place[:, 0] == home, "crossbar {}: not in the core of its tile", "one core", place[:, 0])
 
     def _check_groups(self) -> None:
         group, unused = self.s["xbar_group"], self.s["tile_rows"] < 0
         top = group.max(axis=1, initial=-1).astype(np.int64)
         self.within(top, -1, self.hardware.rows, "crossbar {}: bad row group")
         self.within(group.min(axis=1, initial=0), -1, self.hardware.rows, "crossbar {}: bad row group")
-        stray = ((group >= 0) & unused[self.tile_of]).any(axis=1)
-        self.each(~stray, "crossbar {}: drives an unused row", "row group -1", group)
+        stray = np.count_nonzero((group >= 0) & unused[self.tile_of], axis=1)
+        self.within(stray, 0, 1, "crossbar {}: drives unused rows")
         width = int(top.max(initial=-1)) + 2
         key = np.arange(len(group), dtype=np.int64)[:, None] * width + group + 1
         members = np.bincount(key.reshape(-1), minlength=len(group) * width).reshape(len(group), width)[:, 1:]

@@ -1,8 +1,8 @@
 """What buffers hold, as a graph: every write makes a new value, so that equal contents can be recognised.
 
-A program's streams have no branches, so all its data movement is known before any image is seen. Copies between cores, which
-hold the same activations as their origin, become one value; accumulators become sums of matrix products that the engines merge,
-whichever cores they came from.
+A program's streams have no branches, so all its data movement is known before any image is seen. Copies between
+cores, which hold the same activations as their origin, become one value; accumulators become sums of matrix products
+that the engines merge, whichever cores they came from.
 
 Cases of a value (`Kind`):
 
@@ -95,7 +95,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Use:
-    """One `mvm` instruction: for each pixel, the accumulators at `dst` gain a tile's products with the inputs at `src`."""
+    """One `mvm` instruction: at each pixel, accumulators at `dst` gain a tile's products with the inputs at `src`."""
 
     instruction: int
     core: int
@@ -109,8 +109,8 @@ class Use:
 class Operation:
     """An instruction that computes (anything but moves, fills and sums), with what it reads and writes.
 
-    operands: of the instruction. inputs: values and geometries, in the table's order. targets: for each output, the value after
-    the write, the contents before it (None where it covers all), and where it writes.
+    operands: of the instruction. inputs: values and geometries, in the table's order. targets: for each output, the
+    value after the write, the contents before it (None where it covers all), and where it writes.
     """
 
     mnemonic: str
@@ -175,15 +175,21 @@ class Values:
                 return self.fill(size, dtype, source.word)
             if isinstance(source, Region) and source.value.size == size and source.geometry.covers(size):
                 return source.value
-        if before is not None and before.kind is Kind.WRITE and before.geometry is not None:
-            if before.geometry.key == geometry.key:
+        later: list[tuple[Geometry, Source, int]] = []
+        while before is not None and before.kind is Kind.WRITE and before.geometry is not None and before.source:
+            if geometry.key > before.geometry.key:
+                break
+            if geometry.key == before.geometry.key:
                 before = before.base
-            elif before.base is not None and before.source is not None and geometry.key < before.geometry.key:
-                if geometry.disjoint(before.geometry):
-                    inner = self.write(before.base, geometry, source, top)
-                    return self._write(inner, before.geometry, before.source, max(before.top, top), size, dtype)
-        reach = top if before is None else max(before.top, top)
-        return self._write(before, geometry, source, reach, size, dtype)
+                break
+            if not geometry.disjoint(before.geometry):
+                break
+            later.append((before.geometry, before.source, before.top))
+            before = before.base
+        value = self._write(before, geometry, source, top if before is None else max(before.top, top), size, dtype)
+        for where, what, reach in reversed(later):
+            value = self._write(value, where, what, max(value.top, reach), size, dtype)
+        return value
 
     def _write(
         self, base: Value | None, geometry: Geometry, source: Source, top: int, size: int, dtype: np.dtype[Any]

@@ -1,8 +1,8 @@
 """The vector unit's instructions, over whole buffers of a batch.
 
-Requantization is in `smec.runtime.steps`, where the sums are made. What ResNets and MobileNets spend time on (add, pooling, table
-lookup) are compiled kernels; the rest is NumPy, a range of images at a time. Every result equals that of the definitions in
-`smec.ir.isa_semantics`: float32, separately rounded operations, halves to even.
+Requantization is in `smec.runtime.steps`, where the sums are made. What ResNets and MobileNets spend time on (add,
+pooling, table lookup) are compiled kernels; the rest is NumPy, a range of images at a time. Every result equals that
+of the definitions in `smec.ir.isa_semantics`: float32, separately rounded operations, halves to even.
 """
 
 from __future__ import annotations
@@ -162,9 +162,7 @@ class VectorUnit:
             steps = (rows.steps[1], rows.steps[0])
             kernels.max_pool_rows(memory[0], array, start, stop, rows.at[1], rows.at[0], rows.count, steps, window)
 
-        return RowsStep(
-            **operation_step(op), reads=[op.inputs[0].value], sources=op.inputs, rows=rows, compute=compute
-        )
+        return RowsStep(**operation_step(op), reads=[op.inputs[0].value], sources=op.inputs, rows=rows, compute=compute)
 
     def avgpool(self, op: Operation) -> Step:
         o = op.operands
@@ -181,9 +179,7 @@ class VectorUnit:
                 o["zero_point"], zero, high,
             )  # fmt: skip
 
-        return RowsStep(
-            **operation_step(op), reads=[op.inputs[0].value], sources=op.inputs, rows=rows, compute=compute
-        )
+        return RowsStep(**operation_step(op), reads=[op.inputs[0].value], sources=op.inputs, rows=rows, compute=compute)
 
     # -- moves
 
@@ -208,9 +204,7 @@ class VectorUnit:
             steps = (rows.steps[1], rows.steps[0])
             kernels.lookup_rows(memory[0], array, start, stop, rows.at[1], rows.at[0], rows.count, steps, entries)
 
-        return RowsStep(
-            **operation_step(op), reads=[op.inputs[0].value], sources=op.inputs, rows=rows, compute=compute
-        )
+        return RowsStep(**operation_step(op), reads=[op.inputs[0].value], sources=op.inputs, rows=rows, compute=compute)
 
     @staticmethod
     def rows(op: Operation, keep_innermost: bool = False) -> Rows:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `smec --help` must answer a
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -74,7 +75,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def emit(command: str, document: dict[str, Any], json_path: str | None) -> None:
     """Show a document: as a table, or as JSON where that goes to standard output; and write the JSON file."""
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n" if json_path is not None else ""
+    text = json.dumps(plain(document), indent=2, allow_nan=False) + "\n" if json_path is not None else ""
     if json_path == "-":
         click.echo(text, nl=False)
         return
@@ -85,6 +86,19 @@ def emit(command: str, document: dict[str, Any], json_path: str | None) -> None:
         from smec.files import write_whole
 
         write_whole(json_path, text)
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: NumPy's numbers as Python's, NaN and infinity (which a pass may report) as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def check_output(path: str, *inputs: str | None) -> None:
@@ -239,14 +253,17 @@ def verify_command(model: str, program: str, data: str | None, images: int, engi
 @main.command("export")
 @click.argument("program", type=path_argument, metavar="PROG.smebin")
 @click.option("-o", "--output", type=path_argument, required=True, metavar="QUANT.onnx", help="The model to write.")
-def export_command(program: str, output: str) -> None:
+@json_option
+def export_command(program: str, output: str, json_path: str | None) -> None:
     """Write the quantized network of PROG.smebin as an integer ONNX model."""
+    from smec.documents import export_document
     from smec.driver import oracle_module
     from smec.export import save_onnx
     from smec.program import Program
 
     check_output(output, program)
-    save_onnx(oracle_module(Program.load(program)), output)
+    model = save_onnx(oracle_module(Program.load(program)), output)
+    emit("export", export_document(model, program=program, path=output), json_path)
 
 
 @main.command("inspect")

@@ -55,34 +55,41 @@ class Port:
         fits = len(shape) == len(self.shape) and [d for a, d in enumerate(shape) if a != self.batch] == rest
         return shape[self.batch] // step if fits and step and shape[self.batch] % step == 0 else None
 
+    @property
+    def samples(self) -> int:
+        """How many samples one image, that is one run of the model, holds: its fixed batch, or 1."""
+        return 1 if self.batch is None else self.shape[self.batch]
+
     def with_image_axis(self, array: np.ndarray) -> np.ndarray:
-        """A user's array as (B, *shape), the form that the IR and the engines take."""
-        if self.batch is None:
-            return array
-        split = [*array.shape]
-        split[self.batch : self.batch + 1] = [array.shape[self.batch] // self.shape[self.batch], self.shape[self.batch]]
-        return np.moveaxis(array.reshape(split), self.batch, 0)
+        """A user's array as (B, *shape), the form that the IR's interpretation takes."""
+        return array if self.batch is None else array.reshape(-1, *self.shape)
+
+    def for_engine(self, array: np.ndarray) -> np.ndarray:
+        """A user's array with runs in front of a fixed batch; unchanged where the model has none."""
+        return array if self.samples == 1 else array.reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True)
 class Data:
     """Checked arrays for all inputs of a model, as the user stacks them.
 
-    inputs: by input name, of each port's dtype. labels: int64 [images], if given. images: how many. source: where the
-    arrays come from, in words.
+    inputs: by input name, of each port's dtype. labels: int64 [images * samples], if given. images: how many runs of
+    the model. source: where the arrays come from, in words. samples: in each run, see `Port.samples`.
     """
 
     inputs: dict[str, np.ndarray]
     labels: np.ndarray | None
     images: int
     source: str
+    samples: int = 1
 
     def first(self, images: int, ports: Sequence[Port]) -> Data:
         """The first `images` images (or all, if there are fewer)."""
         n = min(images, self.images)
         by_name = {p.name: p for p in ports}
         inputs = {name: take(by_name[name], a, 0, n) for name, a in self.inputs.items()}
-        return Data(inputs, None if self.labels is None else self.labels[:n], n, self.source)
+        labels = None if self.labels is None else self.labels[: n * self.samples]
+        return Data(inputs, labels, n, self.source, self.samples)
 
 
 def take(port: Port, array: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -95,7 +102,10 @@ def take(port: Port, array: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 def ports_of_program(program: Program) -> list[Port]:
     """The inputs of a compiled program."""
-    return [Port(p["name"], tuple(p["shape"]), np.dtype(p["dtype"]), p["batch"]) for p in program.metadata["inputs"]]
+    return [
+        Port(p["name"], tuple(p["shape"]), np.dtype(p["dtype"]), 0 if p.get("fixed_batch") else p["batch"])
+        for p in program.metadata["inputs"]
+    ]
 
 
 def ports_of_module(module: ModuleOp) -> list[Port]:
@@ -171,7 +181,9 @@ def load_data(source: DataSource | Arrays, ports: Sequence[Port]) -> Data:
         raise SmecError("inputs hold different numbers of images", location=given.location, found=found)
     inputs = {p.name: _repeat(p, fitted[p.name], images // counts[p.name]) for p in ports}
     labels = given.arrays.get(LABELS) if LABELS not in inputs else None
-    return Data(inputs, None if labels is None else _labels(labels, images, given.location), images, given.location)
+    samples = max((p.samples for p in ports), default=1)
+    known = None if labels is None else _labels(labels, images * samples, given.location)
+    return Data(inputs, known, images, given.location, samples)
 
 
 def _repeat(port: Port, array: np.ndarray, times: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from smec.inspection import crossbar_figures, inspect, total_cycles
 
 if TYPE_CHECKING:
+    import onnx
+
     from smec.passes.base import Pass
     from smec.program import Program, Simulation
 
@@ -86,6 +89,20 @@ def simulate_document(program: Program, result: Simulation) -> dict[str, Any]:
         "wall_s": result.wall_s,
         "images_per_s": result.images_per_s,
         "peak_rss_mb": peak_rss_mb(),
+    }
+
+
+def export_document(model: onnx.ModelProto, *, program: str, path: str) -> dict[str, Any]:
+    """What `smec export --json` writes (schema "smec.export/1"); `operators` counts nodes by operator."""
+    operators = Counter(node.op_type for node in model.graph.node)
+    return {
+        "schema": "smec.export/1",
+        "program": program,
+        "model": path,
+        "model_bytes": model.ByteSize(),
+        "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
+        "nodes": len(model.graph.node),
+        "operators": dict(sorted(operators.items())),
     }
 
 

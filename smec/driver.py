@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -292,6 +293,8 @@ def assemble(job: Job, lowered: Lowered) -> Program:
     sections |= oracle_sections(lowered.module)
     sections |= sample_sections(lowered.module, lowered.data)
     dense = {f"crossbars_dense_{n}": dense_crossbars(emitted["layers"], emitted["target"], n) for n in (16, 8)}
+    for port in [*emitted["inputs"], *emitted["outputs"]]:
+        _free_fixed_batch(port)
     metadata = {
         "smec_version": version(),
         **emitted,
@@ -306,6 +309,13 @@ def assemble(job: Job, lowered: Lowered) -> Program:
     program = Program(sections, cast("Metadata", metadata))
     program.validate()
     return program
+
+
+def _free_fixed_batch(port: dict[str, Any]) -> None:
+    """A model's own batch of N > 1 is part of one run: engines put runs in front of it, users stack them along it."""
+    axis = port["batch"]
+    if axis is not None and port["shape"][axis] != 1:
+        port |= {"batch": None, "fixed_batch": True}
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -331,8 +341,10 @@ def load_plugin(path: str | os.PathLike[str]) -> None:
     spec = importlib.util.spec_from_file_location(f"smec_plugin_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise SmecError("plug-in is not a Python file", location=str(path), expected="a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up the annotations of their module there
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except SmecError:
         raise
     except Exception as error:
@@ -421,8 +433,9 @@ def sample_sections(module: ModuleOp, data: Data | None) -> dict[str, np.ndarray
     if data is None:
         return {}
     image_bytes = max(1, sum(a.nbytes for a in data.inputs.values()) // data.images)
-    few = data.first(max(1, min(SAMPLE_IMAGES, SAMPLE_BYTES // image_bytes)), ports_of_module(module))
-    return {f"sample.{name}": array for name, array in few.inputs.items()}
+    ports = ports_of_module(module)
+    few = data.first(max(1, min(SAMPLE_IMAGES, SAMPLE_BYTES // image_bytes)), ports)
+    return {f"sample.{p.name}": p.for_engine(few.inputs[p.name]) for p in ports}
 
 
 def dense_crossbars(layers: Sequence[Mapping[str, Any]], target: Mapping[str, Any], columns: int) -> int:

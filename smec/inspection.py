@@ -71,7 +71,7 @@ def crossbar_figures(program: Program) -> dict[str, int]:
     place = program.sections["xbar_place"]
     return {
         "crossbars": meta["crossbars"],
-        "crossbars_physical": len(program.sections["cells"]),
+        "blocks": meta["blocks"],
         "crossbars_dense_16": meta["crossbars_dense_16"],
         "crossbars_dense_8": meta["crossbars_dense_8"],
         "cores": len(np.unique(place[:, 0])) if len(place) else 0,
@@ -131,7 +131,7 @@ def _tile(program: Program, tile: int) -> dict[str, Any]:
         "columns": int((s["tile_cols"][tile] >= 0).sum()),
         "shift_min": int(shifts.min(initial=255)) if used.any() else 0,
         "shift_max": int(shifts.max(initial=0)),
-        "crossbars": [_crossbar(program, x) for x in range(first, first + count)],
+        "blocks": [_crossbar(program, x) for x in range(first, first + count)],
     }
 
 

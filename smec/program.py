@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,13 +89,18 @@ class Program(container.Program):
             def step(done: int, total: int) -> None:
                 tell("simulate", done, total)
 
-        result = simulate(
-            self, data.inputs, engine, batch, trace_accumulators=trace_accumulators, progress=step
-        )  # fmt: skip
+        feed = {p.name: p.for_engine(data.inputs[p.name]) for p in ports_of_program(self)}
+        found = simulate(self, feed, engine, batch, trace_accumulators=trace_accumulators, progress=step)
+        result = replace(found, outputs=self._stacked(found.outputs))
         accuracy = None
         if data.labels is not None and result.outputs:
             accuracy = top1(next(iter(result.outputs.values())), data.labels)
         return Simulation(**vars(result), inputs=data.source, top1=accuracy)
+
+    def _stacked(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs whose leading axis is the model's fixed batch, with the runs stacked along it."""
+        fixed = {port["name"] for port in self.metadata["outputs"] if port.get("fixed_batch")}
+        return {n: a.reshape(-1, *a.shape[2:]) if n in fixed else a for n, a in outputs.items()}
 
     def inputs(self, source: DataSource | Data | None = None, images: int | None = None) -> Data:
         """The given data, else the sample in the program, else seeded random inputs; at most `images` of them."""
@@ -113,5 +118,6 @@ class Program(container.Program):
         given = {p.name: self.sections[f"sample.{p.name}"] for p in ports if f"sample.{p.name}" in self.sections}
         if not ports or len(given) < len(ports):
             return None
-        found = load_data(given, ports)
-        return Data(found.inputs, None, found.images, "the sample in the program")
+        stacked = {p.name: given[p.name].reshape(-1, *p.shape[1:]) if p.samples > 1 else given[p.name] for p in ports}
+        found = load_data(stacked, ports)
+        return replace(found, source="the sample in the program")

@@ -37,12 +37,13 @@ def terminal_progress() -> Iterator[Progress | None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    # Nothing is drawn before the first step has a name.
     columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
+        task = bar.add_task("", visible=False)
 
         def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=max(total, 1))
+            bar.update(task, description=what, completed=done, total=max(total, 1), visible=True)
 
         yield show
 
@@ -75,6 +76,7 @@ def _plain(value: object) -> Any:
 
 
 def _ratio(document: Document, columns: int) -> str:
+    """A dense mapping's crossbars, and their ratio to the physical ones that the program fills."""
     dense, own = document[f"crossbars_dense_{columns}"], document["crossbars"]
     return f"{dense:,} ({dense / own:.2f} x)" if own else f"{dense:,}"
 
@@ -83,7 +85,7 @@ def _crossbar_rows(document: Document) -> list[tuple[str, object]]:
     return [
         (
             "crossbars",
-            f"{document['crossbars']:,}, in {document['crossbars_physical']:,} arrays, {document['cores']} cores",
+            f"{document['crossbars']:,} on {document['cores']} cores, holding {document['blocks']:,} blocks",
         ),
         ("dense, 16 columns a weight", _ratio(document, 16)),
         ("dense, 8 columns a weight", _ratio(document, 8)),
@@ -118,6 +120,18 @@ def show_lower(document: Document) -> None:
     """Where the module of a partial compile went."""
     rows = [(key, document[key]) for key in ("model", "module", "level")]
     console().print(_facts([*rows, ("time", f"{document['wall_s']:.2f} s")]))
+
+
+def show_export(document: Document) -> None:
+    """What the exported model consists of."""
+    operators = ", ".join(f"{n} {name}" for name, n in document["operators"].items())
+    size = f"{document['model_bytes'] / 2**20:.1f} MiB, operator set {document['opset']}"
+    rows = [
+        ("program", document["program"]),
+        ("model", f"{document['model']} ({size})"),
+        ("nodes", f"{document['nodes']:,}: {operators}"),
+    ]
+    console().print(_facts(rows))
 
 
 def show_inspect(document: Document) -> None:
@@ -155,7 +169,7 @@ def _ports(ports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    numbers = ["K x M", "pixels", "tiles", "planes", "crossbars", "empty", "groups", "reads/image", "squeeze error"]
+    numbers = ["K x M", "pixels", "tiles", "planes", "blocks", "empty", "crossbars", "groups", "reads/image", "squeeze error"]
     table = _table("layers on crossbars", ["layer", "kind", *numbers, "row shifts (rows)"], numbers)
     for layer in layers:
         shifts = ", ".join(f"{k}: {n}" for k, n in layer["row_shifts"].items())
@@ -167,8 +181,9 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
             f"{layer['pixels']:,}",
             str(layer["tiles"]),
             str(layer["planes"]),
+            f"{layer['blocks']:,}",
+            str(layer["blocks_empty"]),
             f"{layer['crossbars']:,}",
-            str(layer["crossbars_empty"]),
             f"{layer['row_groups']:,}",
             f"{layer['read_cycles']:,}",
             f"{layer['squeeze_error']:.2e}" if layer["squeeze_error"] else "0",
@@ -192,11 +207,11 @@ def _show_tiles(out: Console, layer: Mapping[str, Any]) -> None:
     table = _table(f"tiles of {layer['name']}", [*numbers[:3], "shifts", *numbers[3:]], numbers)
     for tile in layer["tile_list"]:
         head = [str(tile["tile"]), str(tile["rows"]), str(tile["columns"]), f"{tile['shift_min']}..{tile['shift_max']}"]
-        for x in tile["crossbars"]:
+        for x in tile["blocks"]:
             keys = ("core", "slot", "row", "column", "weight", "rows_driven", "row_groups")
             table.add_row(*head, *(str(x[key]) for key in keys))
             head = [""] * 4
-        if not tile["crossbars"]:
+        if not tile["blocks"]:
             table.add_row(*head, *[""] * 7)
     out.print(table)
 
@@ -258,11 +273,13 @@ def _output(output: Mapping[str, Any]) -> str:
 def show_verify(document: Document) -> None:
     """Layer by layer: equal or not, and the signal-to-noise ratio against the float model."""
     out = console()
-    table = _table("layers", ["layer", "integers", "elements", "SNR (dB)"], ["elements", "SNR (dB)"])
-    for check in [*document["layers"], *document["outputs"]]:
-        snr = "-" if check["snr_db"] is None else f"{check['snr_db']:.1f}"
-        table.add_row(_plain(check["name"]), "equal" if check["equal"] else "DIFFER", f"{check['elements']:,}", snr)
-    out.print(table)
+    for title in ("layers", "outputs"):
+        table = _table(title, [title[:-1], "integers", "elements", "SNR (dB)"], ["elements", "SNR (dB)"])
+        for check in document[title]:
+            name, equal = _plain(check["name"]), "equal" if check["equal"] else "DIFFER"
+            table.add_row(name, equal, f"{check['elements']:,}", _snr(check))
+        if document[title]:
+            out.print(table)
     rows: list[tuple[str, object]] = [
         ("model", document["model"]),
         ("program", document["program"]),
@@ -270,10 +287,15 @@ def show_verify(document: Document) -> None:
         ("images", document["images"]),
     ]
     if document["equal"]:
-        rows.append(
-            ("result", f"all {len(document['layers'])} layers and {len(document['outputs'])} outputs are equal")
-        )
+        counts = [f"{len(document[kind])} {kind}" for kind in ("layers", "outputs")]
+        rows.append(("result", f"all of {' and '.join(counts)} are equal"))
     out.print(_facts(rows))
+
+
+def _snr(check: Mapping[str, Any]) -> str:
+    if check["noise_free"]:
+        return "no noise"
+    return "-" if check["snr_db"] is None else f"{check['snr_db']:.1f}"
 
 
 # -- passes and targets ------------------------------------------------------------------------------------------------
@@ -310,6 +332,7 @@ def show_targets(document: Document) -> None:
 #: How each command shows its document.
 SHOW: dict[str, Callable[[Document], None]] = {
     "compile": show_compile,
+    "export": show_export,
     "inspect": show_inspect,
     "lower": show_lower,
     "passes": show_passes,

@@ -5,7 +5,7 @@ Three checks:
 1. *stored*: every layer's crossbars hold exactly the multiset of the layer's integer weights, and no cell that is never
    read holds anything. This sees a changed cell whatever the inputs are.
 2. *computed*: the accumulators of every crossbar layer, in the order of execution, and the outputs, equal those of the
-   quantized network exported to ONNX and run by onnxruntime on the same inputs.
+   quantized network exported to ONNX and run by onnxruntime on the same inputs (`smec.reference`).
 3. *signal-to-noise ratio* of each layer against the float model: no test, but a measure of what quantization cost.
 """
 
@@ -25,7 +25,7 @@ from smec.ir.core import Quantized
 from smec.ir.dialects.builtin import HostOp, ModuleOp
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
-from smec.reference import ExportedNetwork, FloatNetwork
+from smec.reference import FloatNetwork, QuantizedNetwork
 from smec.stored import stored_faults
 
 if TYPE_CHECKING:
@@ -150,8 +150,9 @@ def _check_json(check: LayerCheck | OutputCheck) -> dict[str, Any]:
         "name": check.name,
         "equal": check.equal,
         "elements": check.elements,
-        # JSON has no infinity: an exact layer has no noise to speak of.
+        # JSON has no infinity.
         "snr_db": snr if snr is not None and math.isfinite(snr) else None,
+        "noise_free": snr == math.inf,
         "difference": None
         if d is None
         else {"count": d.count, "index": list(d.index), "expected": d.expected, "found": d.found},
@@ -231,7 +232,7 @@ class _Run:
 
 
 def _compare(run: _Run, report: VerifyReport, progress: Progress | None) -> None:
-    exported = ExportedNetwork(run.module, run.ports)
+    quantized = QuantizedNetwork(run.module)
     names = list(run.module.graph.output_names)
     original = FloatNetwork(run.model, run.ports, [op.tensor for op in run.layers], names)
     noise = [_Noise() for _ in run.layers]
@@ -240,7 +241,7 @@ def _compare(run: _Run, report: VerifyReport, progress: Progress | None) -> None
         if progress is not None:
             progress("verify", start, run.data.images)
         feed = {p.name: take(p, run.data.inputs[p.name], start, stop) for p in run.ports}
-        expected = exported.run(feed, stop - start)
+        expected = quantized.run({p.name: p.with_image_axis(feed[p.name]) for p in run.ports})
         result = run.program.simulate(feed, engine=run.engine, trace_accumulators=True)
         real = original.run(feed, stop - start)
         for op, check, meter in zip(run.layers, report.layers, noise, strict=True):

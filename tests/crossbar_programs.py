@@ -1,19 +1,30 @@
 """Small programs with crossbars of random contents, built section by section, for tests of the engines.
 
-`Network` collects buffers, address generators, tables, tiles and instructions; `random_layer` adds a matrix product on tiles with
-random cells, groups, shifts and offsets. Nothing here uses the compiler's passes.
+`Network` collects buffers, address generators, tables, tiles and instructions. Nothing here uses the compiler's passes.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+from isa_programs import LAYER, metadata
 
-from smec.ir.isa_sections import F32, I32, I64, SPACE_ACC, SPACE_ACT, SPACE_HOST, U8, U16, Hardware, agu_row, empty_sections
+from smec.ir.isa_sections import (
+    F32,
+    I32,
+    I64,
+    SPACE_ACC,
+    SPACE_ACT,
+    SPACE_HOST,
+    U8,
+    U16,
+    Hardware,
+    agu_row,
+    empty_sections,
+)
 from smec.ir.isa_table import encode
 from smec.runtime.container import Program
-from smec.runtime.metadata import Metadata
 
 TARGET: dict[str, Any] = {
     "name": "test", "rows": 16, "columns": 8, "cell_bits": 1, "dac_bits": 1, "adc_bits": 8, "concurrent_rows": 1024,
@@ -32,7 +43,9 @@ class Network:
         self.buffers: list[list[int]] = []
         self.agus: list[list[int]] = []
         self.pools: dict[str, list[Any]] = {"pool_f32": [], "pool_i64": [], "pool_u16": []}
-        self.tiles: dict[str, list[Any]] = {name: [] for name in ("tile_rows", "tile_cols", "tile_shift", "tile_offset")}
+        self.tiles: dict[str, list[Any]] = {
+            name: [] for name in ("tile_rows", "tile_cols", "tile_shift", "tile_offset")
+        }
         self.counts: list[int] = []
         self.crossbars: dict[str, list[Any]] = {name: [] for name in ("place", "phys", "weight", "group", "cells")}
         self.layer_tiles: list[int] = []
@@ -73,9 +86,15 @@ class Network:
         return len(self.layer_tiles) - 1
 
     def tile(
-        self, rows: np.ndarray, cols: np.ndarray, shift: np.ndarray, offset: int, planes: list[tuple[int, np.ndarray, np.ndarray]],
-        core: int = 0, corner: tuple[int, int] = (0, 0),
-    ) -> int:  # fmt: skip
+        self,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        shift: np.ndarray,
+        offset: int,
+        planes: list[tuple[int, np.ndarray, np.ndarray]],
+        core: int = 0,
+        corner: tuple[int, int] = (0, 0),
+    ) -> int:
         """A tile from addresses of its rows and columns (-1 unused); planes: (weight, cells [R, C], group [R])."""
         hw = self.hardware
         for name, values, size, empty in (
@@ -122,34 +141,34 @@ class Network:
             ends = np.cumsum(self.counts)
             s["tile_xbars"] = np.stack([ends - self.counts, self.counts], axis=1).astype(np.int64)
         if self.crossbars["phys"]:
-            for key, name in (("place", "xbar_place"), ("phys", "xbar_phys"), ("weight", "xbar_weight"), ("group", "xbar_group"),
-                              ("cells", "cells")):  # fmt: skip
-                s[name] = np.array(self.crossbars[key]).astype(s[name].dtype)
+            for key, values in self.crossbars.items():
+                name = key if key == "cells" else f"xbar_{key}"
+                s[name] = np.array(values).astype(s[name].dtype)
         for i, (model, _) in enumerate(self.hosts):
             s[f"host.{i}"] = np.frombuffer(model, np.uint8).copy()
         layers, first = [], 0
         for i, tiles in enumerate(self.layer_tiles):
-            layers.append({
-                "name": f"layer{i}", "kind": "gemm", "node": "", "tensor": "", "K": 1, "M": 1, "pixels": 1, "macs": 1, "bits": 8,
-                "planes": 8, "sign": "", "pattern": "", "squeeze": 0, "tile_first": first, "tiles": tiles, "crossbars": 0,
-                "crossbars_empty": 0, "squeeze_error": 0.0,
-            })  # fmt: skip
+            layers.append({**LAYER, "name": f"layer{i}", "tile_first": first, "tiles": tiles})
             first += tiles
-        metadata = {
-            "smec_version": "0", "target": self.target, "act_bits": self.act_bits, "options": {}, "inputs": self.inputs,
-            "outputs": self.outputs, "layers": layers,
-            "host": [{"name": f"region{i}", "batchable": b, "macs": 0, "ops": {}} for i, (_, b) in enumerate(self.hosts)],
-            "macs_crossbar": 0, "macs_host": 0, "crossbars": 0, "crossbars_dense_16": 0, "crossbars_dense_8": 0,
-            "source": {"file": "test", "sha256": ""},
-        }  # fmt: skip
-        program = Program(s, cast(Metadata, metadata))
+        hosts = [{"name": f"region{i}", "batchable": b, "macs": 0, "ops": {}} for i, (_, b) in enumerate(self.hosts)]
+        document = metadata(
+            target=self.target,
+            act_bits=self.act_bits,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            layers=layers,
+            host=hosts,
+        )
+        program = Program(s, document)
         program.validate()
         return program
 
     # -- ready-made pieces
 
     def requant(self, acc: int, dims: tuple[tuple[int, int], ...], layer: int, channels: int, **port: Any) -> None:
-        """Requantize an accumulator region (channels innermost) to an output `y<layer>`; factors chosen to use the range."""
+        """Requantize an accumulator region (channels innermost) to an output `y<layer>`; factors chosen to use the
+        range.
+        """
         pixels = int(np.prod([n for n, _ in dims[:-1]]))
         core = self.buffers[acc][0]
         dst = self.buffer(pixels * channels, U16, core=core)
@@ -160,8 +179,8 @@ class Network:
         for i in range(len(shaped) - 1, -1, -1):
             shaped[i] = (shaped[i][0], stride)
             stride *= shaped[i][0]
-        self.emit("requant", core, dst=self.agu(dst, 0, *shaped), src=self.agu(acc, 0, *dims), mult=mult, off=off, length=channels,
-                  lo=0, hi=60000, layer=layer)  # fmt: skip
+        agus = {"dst": self.agu(dst, 0, *shaped), "src": self.agu(acc, 0, *dims)}
+        self.emit("requant", core, **agus, mult=mult, off=off, length=channels, lo=0, hi=60000, layer=layer)
         self.port(f"y{layer}", self.agu(dst), (pixels, channels), "uint16", output=True)
 
 

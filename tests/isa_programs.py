@@ -25,7 +25,7 @@ TARGET: dict[str, Any] = {
 LAYER: dict[str, Any] = {
     "name": "l0", "kind": "gemm", "node": "n0", "tensor": "t0", "K": 4, "M": 6, "pixels": 1, "macs": 24, "bits": 2,
     "planes": 2, "sign": "differential", "pattern": "uniform", "squeeze": 0, "tile_first": 0, "tiles": 1,
-    "crossbars": 1, "crossbars_empty": 0, "squeeze_error": 0.0,
+    "crossbars": 1, "blocks": 1, "blocks_empty": 0, "squeeze_error": 0.0,
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def metadata(**changes: Any) -> Metadata:
     """A document without ports, layers and regions."""
     document = {
         "smec_version": "0", "target": TARGET, "act_bits": 8, "options": {}, "inputs": [], "outputs": [], "layers": [],
-        "host": [], "macs_crossbar": 0, "macs_host": 0, "crossbars": 0, "crossbars_dense_16": 0,
+        "host": [], "macs_crossbar": 0, "macs_host": 0, "crossbars": 0, "blocks": 0, "crossbars_dense_16": 0,
         "crossbars_dense_8": 0, "source": {"file": "m.onnx", "sha256": ""}, **changes,
     }  # fmt: skip
     return cast("Metadata", document)
@@ -144,9 +144,8 @@ def demo() -> Program:
     q, acc, act = p.buffer(25, U8), p.buffer(32, I32), p.buffer(32, U8)
     # x is stored with a halo of one row and column, filled with the zero point 2
     p.emit("fill", dst=p.agu(q, (25, 1)), value=2)
-    p.emit(
-        "quantize", dst=p.agu(q, (1, 25), (1, 25), (4, 5), (4, 1), offset=6), src=x, params=p.f32(0.5), zero_point=2, hi=255
-    )  # fmt: skip
+    inner = p.agu(q, (1, 25), (1, 25), (4, 5), (4, 1), offset=6)
+    p.emit("quantize", dst=inner, src=x, params=p.f32(0.5), zero_point=2, hi=255)
     cells = [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]
     conv = p.tile([0, 1, 5, 6], [0, 1, -1, -1, -1, -1], [(1, [0] * 4, cells), (-2, [0, 0, 1, 1], np.roll(cells, 1, 0))])
     channels = p.agu(acc, (16, 2), (2, 1))

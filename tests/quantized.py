@@ -59,7 +59,7 @@ def snr(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def names(module: ModuleOp) -> list[str]:
-    """Names of the graph's operations, in order."""
+    """Names of the graph's operations, in order, without the terminator."""
     return [op.name for op in module.graph.ops]
 
 

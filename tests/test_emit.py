@@ -156,7 +156,7 @@ def test_layer_of_zeros_needs_no_crossbar() -> None:
     x = g.quantize(g.input("x", (1, 3, 4, 4)))
     y = g.conv(x, 4, low=0, high=0)
     program = check(g, g.conv(y, 3, real=True), rows=16, columns=16)
-    assert program.metadata["layers"][0]["crossbars"] == 0
+    assert program.metadata["layers"][0]["blocks"] == 0
 
 
 def test_batch_of_fixed_extent() -> None:

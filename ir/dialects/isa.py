@@ -103,14 +103,23 @@ class InstructionOp(Operation):
 
     instruction: Instruction
 
-    def encode(self) -> Words:
-        """The instruction's words, uint32 [8]; SmecError at this operation for a bad operand."""
+    def encode(self) -> list[int]:
+        """The instruction's eight words; SmecError at this operation for a bad operand."""
+        operands = self.numbers()
         try:
-            return self.instruction.encode(
-                **{place.operand.name: _number(self, place.operand.name) for place in self.instruction.places}
-            )
+            return self.instruction.encode(**operands)
         except SmecError as error:
             raise self.error(error.message, expected=error.expected, found=error.found) from None
+
+    def numbers(self) -> dict[str, int]:
+        """The operands by name; SmecError at this operation for one that is missing or no integer."""
+        numbers = {}
+        for operand in self.instruction.operands:
+            value = self.attributes.get(operand.name)
+            if type(value) is not int:
+                raise self.error(f"bad operand '{operand.name}'", expected="an integer", found=repr(value))
+            numbers[operand.name] = value
+        return numbers
 
     def verify(self) -> None:
         """Every operand fits its bits."""
@@ -118,15 +127,7 @@ class InstructionOp(Operation):
 
     def execute(self, machine: Machine) -> None:
         """The definition of the operation: its effect on a machine state."""
-        operands = {place.operand.name: _number(self, place.operand.name) for place in self.instruction.places}
-        self.instruction.semantics(machine, SimpleNamespace(**operands))
-
-
-def _number(op: Operation, name: str) -> int:
-    value = op.attributes.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise op.error(f"bad operand '{name}'", expected="an integer", found=repr(value))
-    return value
+        self.instruction.semantics(machine, SimpleNamespace(**self.numbers()))
 
 
 def _declare(instruction: Instruction) -> type[InstructionOp]:
@@ -210,7 +211,7 @@ def to_ir(sections: Mapping[str, np.ndarray], metadata: Mapping[str, Any], file:
 
 def to_words(program: ProgramOp) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Sections and metadata of IR: the inverse of `to_ir`. SmecError, at the operation, for a bad instruction."""
-    words: list[Words] = []
+    words: list[list[int]] = []
     table: list[tuple[int, int]] = []
     for core in program.regions[0].block.ops:
         core.verify()

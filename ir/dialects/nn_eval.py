@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from smec.ir.dialects.nn import NNOp
 
-#: Operators whose NumPy implementation in `onnx` departs from the standard in cases that real models contain; their
-#: meaning is onnxruntime's. Resize: `cubic` and `sizes` with half_pixel rounding; RNN family: layouts and activations.
-_UNRELIABLE = frozenset({"Resize", "Upsample", "LSTM", "GRU", "RNN"})
-
+#: Operators whose NumPy implementation in `onnx` departs from the standard in cases that real models contain, or takes
+#: seconds an image: their meaning is onnxruntime's. Resize: cubic, and half-pixel rounding of `sizes`. Pools: `ceil_mode`,
+#: and loops over pixels. LSTM and its kin: layouts and activations.
+_BY_ONNXRUNTIME = frozenset({"AveragePool", "GRU", "LSTM", "LpPool", "MaxPool", "RNN", "Resize", "Upsample"})
 
 #: What `_fit` returns for a result that its type rules out.
 _UNFIT = object()
@@ -60,12 +60,11 @@ class NodeEvaluator:
             if results is not None:
                 return results
             self.reference = None
-        LOG[self.op.op_type]=LOG.get(self.op.op_type,0)+1
         return self._run_session(feed)
 
     def _reference(self) -> Any:
         op = self.op
-        if op.domain or op.op_type in _UNRELIABLE:
+        if op.domain or op.op_type in _BY_ONNXRUNTIME:
             return None
         import onnx
         from onnx.reference import ReferenceEvaluator
@@ -123,4 +122,3 @@ def _fit(array: Any, type: TensorType) -> Any:
         return _UNFIT
     wanted = ELEMENT_DTYPES.get(type.element) if isinstance(type.element, str) else None
     return array if wanted is None or array.dtype == wanted else array.astype(wanted)
-LOG={}

@@ -15,6 +15,8 @@ from smec.ir.dialects.xbar import MvmConv, MvmOp
 #: Operators whose multiply-accumulates are counted in host regions: all that ONNX has with a reduction of products.
 _CONVOLUTIONS = {"Conv", "ConvInteger", "QLinearConv"}
 _PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"}
+#: Recurrent operators: W is [directions, gates x hidden, inputs], R [directions, gates x hidden, hidden].
+_RECURRENT = {"RNN", "GRU", "LSTM"}
 
 
 def layer_info(op: MvmOp, tile_first: int, report: dict[str, Any]) -> dict[str, Any]:
@@ -48,10 +50,16 @@ def layer_info(op: MvmOp, tile_first: int, report: dict[str, Any]) -> dict[str, 
         "planes": int(report.get("planes", 0)),
         "tile_first": tile_first,
         "tiles": len(op.rows.array),
-        "crossbars": len(op.xbar_tile.array),
-        "crossbars_empty": int(report.get("crossbars_empty", 0)),
+        "crossbars": len(np.unique(_physical(op))),
+        "blocks": len(op.xbar_tile.array),
+        "blocks_empty": int(report.get("crossbars_empty", 0)),
         "squeeze_error": float(report.get("relative_error", 0.0)) ** 2,
     }
+
+
+def _physical(op: MvmOp) -> np.ndarray:
+    """A number for the physical crossbar of each of a layer's blocks, int64."""
+    return op.xbar_core.array.astype(np.int64) << 32 | op.xbar_slot.array
 
 
 def host_info(op: HostOp) -> dict[str, Any]:
@@ -79,4 +87,7 @@ def host_macs(op: Operation) -> int:
     if kind in _PRODUCTS and op.operands[0].type.is_static:
         transposed = kind == "Gemm" and bool(op.attributes.get("transA", 0))
         return out.size * op.operands[0].type.shape[0 if transposed else -1]
+    if kind in _RECURRENT and all(v.type.is_static for v in op.operands[:3]):
+        x, w, r = (v.type for v in op.operands[:3])
+        return x.shape[0] * x.shape[1] * (w.size + r.size)
     return 0

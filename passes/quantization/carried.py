@@ -1,5 +1,7 @@
 """Integers and levels that a model carries itself: ONNX's QuantizeLinear and DequantizeLinear nodes.
 
+Operators on integers are spelled with those first (see `qoperator`).
+
 1. DequantizeLinear of a constant becomes a float constant that remembers its integers and scales (`_integers`,
    `_scales`, `_axis`). A layer whose weight it is can keep them: the pattern `external`.
 2. QuantizeLinear whose results only DequantizeLinear nodes of the same scale and zero point read, is a *pair* with
@@ -15,6 +17,7 @@ import numpy as np
 from smec.ir.core import Handle, Quantized, Value
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.dialects.nn import Constant, NNOp
+from smec.passes.quantization.qoperator import expand_qoperators
 
 INTEGERS, SCALES, AXIS = "_integers", "_scales", "_axis"
 
@@ -33,7 +36,7 @@ class CarriedWeight:
 
 def collect_carried(graph: GraphOp) -> bool:
     """Apply both cases in place; return whether anything changed."""
-    changed = False
+    changed = expand_qoperators(graph)
     for op in list(graph.ops):
         if not isinstance(op, NNOp) or op.domain:
             continue

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from smec.ir.core import AttrValue, Block, Value
+from smec.ir.core import Value
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.dialects.nn import Constant, NNOp
 from smec.passes.quantization.units import fits_device
@@ -14,9 +16,9 @@ def expand(graph: GraphOp) -> bool:
     """Rewrite in place; return whether anything changed."""
     changed = _drop_unused(graph)
     for op in list(graph.ops):
-        if not isinstance(op, NNOp) or op.domain or not all(fits_device(v.type) for v in op.results):
+        if not isinstance(op, NNOp) or op.domain or op.op_type != "Split" or graph.opset < 10:
             continue
-        if op.op_type == "Split" and fits_device(op.operands[0].type) and graph.opset >= 10:
+        if all(fits_device(v.type) for v in [op.operands[0], *op.results]):
             _split(op)
             changed = True
     return changed
@@ -34,30 +36,21 @@ def _drop_unused(graph: GraphOp) -> bool:
 
 
 def _split(op: NNOp) -> None:
-    x = op.operands[0]
-    axis = op.attributes.get("axis", 0)
-    at = (axis if isinstance(axis, int) else 0) % len(x.type.shape)
-    begin, parts = 0, []
-    for result in op.results:
-        end = begin + result.type.shape[at]
-        limits = [_constant_before(op, [number]) for number in (begin, end, at)]
-        part = _insert(op, "Slice", [x, *limits], result, {})
-        parts.append(part)
-        begin = end
-    op.replace_with(parts)
-
-
-def _constant_before(op: NNOp, numbers: list[int]) -> Value:
-    constant = Constant.of(np.array(numbers, np.int64), op.location)
-    return _block(op).insert_before(op, constant).results[0]
-
-
-def _insert(op: NNOp, op_type: str, operands: list[Value], like: Value, attributes: dict[str, AttrValue]) -> Value:
-    made = NNOp.make(op_type, operands, [like.type], attributes, op.location)
-    return _block(op).insert_before(op, made).results[0]
-
-
-def _block(op: NNOp) -> Block:
     if op.parent is None:
         raise op.error("operation is in no block")
-    return op.parent
+    x, axis = op.operands[0], op.attributes.get("axis", 0)
+    at = (axis if isinstance(axis, int) else 0) % len(x.type.shape)
+    begin = 0
+    parts: list[Value] = []
+    for index, result in enumerate(op.results):
+        end = begin + result.type.shape[at]
+        location = replace(op.location, node=f"{op.location.node}_{index}")
+        limits = [Constant.of(np.array([number], np.int64), location) for number in (begin, end, at)]
+        part = NNOp.make("Slice", [x, *(c.results[0] for c in limits)], [result.type], {}, location)
+        if index == 0 and op.tensor:
+            part.attributes["_tensor"] = op.tensor
+        for made in (*limits, part):
+            op.parent.insert_before(op, made)
+        parts.append(part.results[0])
+        begin = end
+    op.replace_with(parts)

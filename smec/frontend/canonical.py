@@ -112,6 +112,8 @@ def plain_gemm(op: NNOp, rewriter: Rewriter) -> None:
         _split_bias(op, beta, rewriter)
         return
     x = op.operands[0]
+    if c is not None and c.size not in (1, width):
+        return  # does not broadcast: fails where it is run
     if trans_a:
         type = TensorType(x.type.shape[::-1], x.type.element)
         x = rewriter.insert_before(op, NNOp.make("Transpose", [x], [type], {"perm": (1, 0)}, op.location)).results[0]

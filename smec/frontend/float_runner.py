@@ -21,6 +21,9 @@ from smec.ir.onnx_session import Session, SessionError
 if TYPE_CHECKING:
     import onnx
 
+#: Names of tensors, and the axis along which images are stacked in each (None: they cannot be).
+Axes = dict[str, "int | None"]
+
 #: What the tensors handed out for one batch may take together, in bytes, and the most images of a batch.
 _BATCH_BYTES, _MAX_BATCH = 64 << 20, 64
 
@@ -60,7 +63,7 @@ class FloatRunner:
         self._inputs = list(block.args)
         self._outputs = list(block.terminator.operands)
         self._written = {batchable: self._write(self.graph, batchable) for batchable in (False, True)}
-        self._stacked = stacking(self.graph.ops, self._inputs).stacked
+        self._axes = stacking(self.graph.ops, self._inputs).axes
         self._sessions: dict[tuple[tuple[str, ...], bool], Session] = {}
         self._stacking: dict[tuple[str, ...], bool] = {}
         self.tensors: dict[str, Value] = dict(zip(self.graph.input_names, self._inputs, strict=True))
@@ -99,11 +102,11 @@ class FloatRunner:
         arrays = image_arrays(inputs, self.graph)
         images = len(next(iter(arrays.values()))) if arrays else 1
         computed = {v: self._name(v) for v in values if not self._is_given(v)}
-        names = tuple(dict.fromkeys(computed.values()))
+        names = {name: self._axes.get(v) for v, name in computed.items()}
         step = batch_size if batch_size is not None else self._batch_size(values)
         if step < 1:
             raise SmecError("batch size is below 1", found=step)
-        stack = images > 1 and step > 1 and all(v in self._stacked for v in computed)
+        stack = bool(names) and images > 1 and step > 1 and None not in names.values()
         stack = stack and self._tried(names, arrays)
         for start in range(0, images, step):
             part = {name: a[start : start + step] for name, a in arrays.items()}
@@ -151,36 +154,39 @@ class FloatRunner:
         size = sum(max(v.type.size, 1) * 4 for v in [*values, *self._inputs])
         return int(min(max(_BATCH_BYTES // max(size, 1), 1), _MAX_BATCH))
 
-    def _tried(self, names: tuple[str, ...], arrays: Arrays) -> bool:
+    def _tried(self, names: Axes, arrays: Arrays) -> bool:
         """Whether two images stacked give what each gives on its own (tried once)."""
-        if names not in self._stacking:
-            singles = [self._session(names, False).run({n: a[i] for n, a in arrays.items()}, names) for i in (0, 1)]
+        key = tuple(names)
+        if key not in self._stacking:
+            pair = {n: a[:2] for n, a in arrays.items()}
+            alone = self._run_images(names, pair, stack=False)
             try:
-                both = self._session(names, True).run({n: _stacked(a[:2]) for n, a in arrays.items()}, names)
-            except SessionError:
-                both = []
-            self._stacking[names] = bool(both) and all(agree(b, [s[k] for s in singles]) for k, b in enumerate(both))
-        return self._stacking[names]
+                both = self._run_images(names, pair, stack=True)
+            except (SmecError, ValueError):  # refused, or an extent that is none of two images
+                both = {}
+            self._stacking[key] = bool(both) and all(agree(np.concatenate(both[n]), list(alone[n])) for n in key)
+        return self._stacking[key]
 
-    def _run_images(self, names: tuple[str, ...], part: Arrays, stack: bool) -> dict[str, np.ndarray]:
+    def _run_images(self, names: Axes, part: Arrays, stack: bool) -> dict[str, np.ndarray]:
+        """The named tensors of all images of `part`, (b, *shape) each."""
         if not names:
             return {}
         images = len(next(iter(part.values()))) if part else 1
         try:
-            session = self._session(names, stack)
+            session = self._session(tuple(names), stack)
             if stack:
-                found = session.run({n: _stacked(a) for n, a in part.items()}, names)
-                return {n: a.reshape(images, -1, *a.shape[1:]) for n, a in zip(names, found, strict=True)}
-            rows = [session.run({n: a[i] for n, a in part.items()}, names) for i in range(images)]
+                found = session.run({n: a.reshape(-1, *a.shape[2:]) for n, a in part.items()}, list(names))
+                return {n: _unstack(a, names[n] or 0, images) for n, a in zip(names, found, strict=True)}
+            rows = [session.run({n: a[i] for n, a in part.items()}, list(names)) for i in range(images)]
         except SessionError as error:
             raise self.graph.error(f"onnxruntime fails on the float graph: {error}") from error
-        stacked = {}
+        together = {}
         for k, name in enumerate(names):
             shapes = {np.shape(row[k]) for row in rows}
             if len(shapes) > 1:
                 raise self.graph.error(f"tensor '{name}' has another shape for another image", found=sorted(shapes))
-            stacked[name] = np.stack([row[k] for row in rows])
-        return stacked
+            together[name] = np.stack([row[k] for row in rows])
+        return together
 
     def _session(self, names: tuple[str, ...], batchable: bool) -> Session:
         """A session that returns `names`; the last two (one a form) are kept."""
@@ -216,6 +222,7 @@ class FloatRunner:
             raise self.graph.error(f"onnxruntime refuses the float graph: {error}") from error
 
 
-def _stacked(array: np.ndarray) -> np.ndarray:
-    """(b, s, ...) as (b * s, ...)."""
-    return array.reshape(-1, *array.shape[2:])
+def _unstack(array: np.ndarray, axis: int, images: int) -> np.ndarray:
+    """(..., b * s, ...) with the images along `axis` as (b, ..., s, ...)."""
+    shape = array.shape
+    return np.moveaxis(array.reshape(*shape[:axis], images, -1, *shape[axis + 1 :]), axis, 0)

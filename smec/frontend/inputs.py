@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from smec.ir.errors import SmecError
 
 if TYPE_CHECKING:
     import onnx
+
+#: An input of more elements is a damaged shape, not a tensor.
+_MAX_ELEMENTS = 1 << 28
 
 Shapes = Mapping[str, Sequence[int]]
 Arrays = Mapping[str, np.ndarray]
@@ -65,6 +69,14 @@ def fix_inputs(file: OnnxFile, input_shapes: Shapes | None = None, sample: Array
             dim.dim_value = symbols.get(dim.dim_param, 1) if dim.dim_param else 1
     _forget_shapes(file, inputs)
     shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in inputs]
+    for value, shape in zip(inputs, shapes, strict=True):
+        if math.prod(shape) > _MAX_ELEMENTS:
+            raise SmecError(
+                f"input '{value.name}' is too large",
+                location=file.file,
+                expected=f"{_MAX_ELEMENTS} elements",
+                found=shape,
+            )
     return tuple(shape[0] if shape and shape[0] > 1 else 0 for shape in shapes)
 
 

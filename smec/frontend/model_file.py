@@ -76,6 +76,7 @@ def read(model: str | Path | onnx.ModelProto) -> OnnxFile:
         file = OnnxFile(proto, "<model>")
         directory = None
     _check_is_model(file)
+    _check_text(file)
     _check_opset(file)
     _check_operators(file)
     _move_weights(file, directory)
@@ -115,6 +116,22 @@ def _check_is_model(file: OnnxFile) -> None:
     for value in [*graph.input, *graph.output]:
         if not value.name:
             raise SmecError("not an ONNX model: an input or output of the graph has no name", location=file.file)
+
+
+def _check_text(file: OnnxFile) -> None:
+    """Protobuf lets strings be damaged, and hands those out as bytes."""
+    graph = file.proto.graph
+    texts: list[object] = [o.domain for o in file.proto.opset_import]
+    for body in [graph.node, *(f.node for f in file.proto.functions)]:
+        for node in _all_nodes(body):
+            texts += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            texts += [a.name for a in node.attribute]
+    for value in [*graph.input, *graph.output]:
+        texts += [value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim)]
+    texts += [t.name for t in graph.initializer]
+    for text in texts:
+        if isinstance(text, bytes):
+            raise SmecError("not an ONNX model: a name in it is no text", location=file.file, found=repr(text[:40]))
 
 
 def _check_opset(file: OnnxFile) -> None:
