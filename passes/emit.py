@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Value
 from smec.ir.dialects.builtin import GraphOp, ModuleOp
 from smec.ir.dialects.isa import to_ir
 from smec.ir.onnx_model import region_to_model
@@ -79,18 +78,18 @@ def _reported(context: PassContext) -> dict[str, dict[str, Any]]:
 
 
 def _ports(graph: GraphOp, values: Any, names: tuple[str, ...], agus: list[int]) -> list[dict[str, Any]]:
-    """Metadata entries of graph inputs or outputs (`smec.runtime.metadata.PortInfo`)."""
+    """Metadata entries of graph inputs or outputs (`smec.runtime.metadata.PortInfo`).
+
+    A leading axis of extent 1 is where users stack images. A model's own batch of N > 1 is part of one run: engines put
+    runs in front of it, users stack them along it.
+    """
+    fixed = {n for n in graph.batch if n}
     ports = []
     for value, name, agu in zip(values, names, agus, strict=True):
         shape = list(value.type.shape)
-        batch = 0 if shape and (shape[0] == 1 or _fixed_batch(graph, value)) else None
-        ports.append(
-            {"name": name, "agu": agu, "shape": shape, "dtype": np.dtype(value.type.dtype).name, "batch": batch}
-        )
+        port = {"name": name, "agu": agu, "shape": shape, "dtype": np.dtype(value.type.dtype).name}
+        port["batch"] = 0 if shape and shape[0] == 1 else None
+        if shape and shape[0] != 1 and shape[0] in fixed:
+            port["fixed_batch"] = True
+        ports.append(port)
     return ports
-
-
-def _fixed_batch(graph: GraphOp, value: Value) -> bool:
-    """Whether the leading axis of a value is the model's own batch of fixed extent N."""
-    fixed = {n for n in graph.batch if n}
-    return bool(fixed) and value.type.shape[0] in fixed

@@ -121,13 +121,13 @@ class Crossbars:
     @cached_property
     def clips(self) -> Array:
         """bool [crossbars]: True where some group is not proven lossless."""
-        return ~self.lossless.all(axis=1)
+        return np.asarray(~self.lossless.all(axis=1))
 
     def kept(self, tile: Tile, crossbar: int, lossless: bool) -> Array:
         """bool [used rows]: rows in groups that are (or, if not `lossless`, are not) proven lossless."""
         group = self.group[crossbar, tile.rows]
         proven = self.lossless[crossbar, np.maximum(group, 0)]
-        return (group >= 0) & (proven == lossless)
+        return np.asarray((group >= 0) & (proven == lossless))
 
     def add_weights(
         self, tile: Tile, out: IntArray, row_at: IntArray, column_at: IntArray, everything: bool = False

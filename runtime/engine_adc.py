@@ -41,7 +41,8 @@ class AdcPart:
         self.arrays = tables.arrays()
 
     def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:
-        over = kernels_adc.run_tiles(source, start, stop, self.pixels, *self.arrays, self.converter, acc)
+        run: Any = kernels_adc.run_tiles  # takes the tables one by one
+        over = run(source, start, stop, self.pixels, *self.arrays, self.converter, acc)
         if over.any():
             with workers.lock:
                 np.add.at(saturated, self.tile_index, over)

@@ -264,7 +264,7 @@ def lookup_rows(
     image, row = divmod(start, len(dst_at))
     for _ in range(start, stop):
         for n in range(count):
-            level = min(np.int64(src[image, src_at[row] + n * step_src]), last)
+            level = min(int(src[image, src_at[row] + n * step_src]), last)
             dst[image, dst_at[row] + n * step_dst] = table[level]
         row += 1
         if row == len(dst_at):

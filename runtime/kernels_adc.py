@@ -27,7 +27,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -47,18 +46,19 @@ def _typed_load8(typingctx: Any, array: Any, index: Any) -> Any:  # noqa: ARG001
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        word = ir.IntType(64)
+        word = context.get_value_type(types.uint64)
         pointer = builder.bitcast(builder.gep(data, [arguments[1]]), word.as_pointer())
         return builder.load(pointer, align=1)
 
     return types.uint64(array, index), generate
 
 
-load8 = intrinsic(_typed_load8)
+#: load8(array, index)
+load8: Any = intrinsic(_typed_load8)
 
 
 @kernel
-def transpose8(x: int) -> int:
+def transpose8(x: Any) -> Any:
     """Transpose an 8 x 8 bit matrix: bit 8 i + j becomes bit 8 j + i. (Warren, Hacker's Delight, 7-3.)"""
     y = (x ^ (x >> np.uint64(7))) & np.uint64(0x00AA00AA00AA00AA)
     x = x ^ y ^ (y << np.uint64(7))
@@ -173,7 +173,7 @@ def read_clipped(packed: Array, chunk: Array, read: Array, columns: int, cells: 
                     s += (popcount(c[p] & x) + popcount(c1[p] & y)) << np.uint64(2)
                     s += (popcount(d[p] & x) + popcount(d1[p] & y)) << np.uint64(3)
                     into[p] += factor * np.int64(s)
-    return np.int64(over)
+    return int(over)
 
 
 @kernel
@@ -204,7 +204,7 @@ def read_digits(
             for p in range(LANES):
                 over += np.uint64(current[p] > limit)
                 into[p] += factor * np.int64(min(current[p], limit))
-    return np.int64(over)
+    return int(over)
 
 
 @kernel

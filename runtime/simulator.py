@@ -287,7 +287,7 @@ def adc_reads(program: Program) -> IntArray:
     for instruction, _, operands in by_instruction(s["code"]):
         if instruction.mnemonic == "mvm":
             np.add.at(pixels, operands["tile"], program.sizes.points[operands["dst"]])
-    return pixels * cycles * columns
+    return np.asarray(pixels * cycles * columns)
 
 
 @dataclass(frozen=True)

@@ -176,15 +176,16 @@ class Values:
             if isinstance(source, Region) and source.value.size == size and source.geometry.covers(size):
                 return source.value
         later: list[tuple[Geometry, Source, int]] = []
-        while before is not None and before.kind is Kind.WRITE and before.geometry is not None and before.source:
-            if geometry.key > before.geometry.key:
+        while before is not None and before.kind is Kind.WRITE:
+            where, what = before.geometry, before.source
+            if where is None or what is None or geometry.key > where.key:
                 break
-            if geometry.key == before.geometry.key:
+            if geometry.key == where.key:
                 before = before.base
                 break
-            if not geometry.disjoint(before.geometry):
+            if not geometry.disjoint(where):
                 break
-            later.append((before.geometry, before.source, before.top))
+            later.append((where, what, before.top))
             before = before.base
         value = self._write(before, geometry, source, top if before is None else max(before.top, top), size, dtype)
         for where, what, reach in reversed(later):

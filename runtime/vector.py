@@ -126,12 +126,12 @@ class VectorUnit:
         o = op.operands
         params = self.table("pool_f32", o["params"], 3)
         rows = self.rows(op)
-        low, high, (at, *sources), steps = float(o["lo"]), float(o["hi"]), rows.at, rows.steps
+        low, high, (at, a_at, b_at), steps = float(o["lo"]), float(o["hi"]), rows.at, rows.steps
 
         def compute(memory: list[Array], array: Array, start: int, stop: int) -> None:
-            kernels.add_rows(
-                *memory, array, start, stop, *sources, at, rows.count, (steps[1], steps[2], steps[0]), params, low, high
-            )
+            a, b = memory
+            strides = (steps[1], steps[2], steps[0])
+            kernels.add_rows(a, b, array, start, stop, a_at, b_at, at, rows.count, strides, params, low, high)
 
         return RowsStep(
             **operation_step(op), reads=[r.value for r in op.inputs], sources=op.inputs, rows=rows, compute=compute

@@ -293,8 +293,6 @@ def assemble(job: Job, lowered: Lowered) -> Program:
     sections |= oracle_sections(lowered.module)
     sections |= sample_sections(lowered.module, lowered.data)
     dense = {f"crossbars_dense_{n}": dense_crossbars(emitted["layers"], emitted["target"], n) for n in (16, 8)}
-    for port in [*emitted["inputs"], *emitted["outputs"]]:
-        _free_fixed_batch(port)
     metadata = {
         "smec_version": version(),
         **emitted,
@@ -309,13 +307,6 @@ def assemble(job: Job, lowered: Lowered) -> Program:
     program = Program(sections, cast("Metadata", metadata))
     program.validate()
     return program
-
-
-def _free_fixed_batch(port: dict[str, Any]) -> None:
-    """A model's own batch of N > 1 is part of one run: engines put runs in front of it, users stack them along it."""
-    axis = port["batch"]
-    if axis is not None and port["shape"][axis] != 1:
-        port |= {"batch": None, "fixed_batch": True}
 
 
 def _silent(what: str, done: int, total: int) -> None:

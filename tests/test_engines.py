@@ -51,7 +51,7 @@ class Converter:
 
 
 def brute_force(tile: Tile, inputs: np.ndarray, converter: Converter) -> tuple[np.ndarray, int, int]:
-    """int64 [pixels, columns] for inputs [pixels, rows], saturated reads, all reads; unused rows and columns included."""
+    """int64 [pixels, columns] for inputs [pixels, rows], saturated reads, all reads."""
     used_rows, used_cols = tile.rows >= 0, tile.cols >= 0
     total = np.zeros((len(inputs), len(tile.cols)), np.int64)
     saturated = reads = 0
@@ -75,9 +75,17 @@ def brute_force(tile: Tile, inputs: np.ndarray, converter: Converter) -> tuple[n
 
 
 def random_tile(
-    random: np.random.Generator, rows: np.ndarray, cols: np.ndarray, cell_bits: int, *, planes: int = 3, groups: int = 3,
-    shifts: int = 4, fill: str = "random", offset: int = 0,
-) -> Tile:  # fmt: skip
+    random: np.random.Generator,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    cell_bits: int,
+    *,
+    planes: int = 3,
+    groups: int = 3,
+    shifts: int = 4,
+    fill: str = "random",
+    offset: int = 0,
+) -> Tile:
     """A tile whose crossbars hold zeros, the largest digit, or random ones."""
     made = []
     for p in range(planes):
@@ -164,8 +172,8 @@ ROWS = st.sampled_from([1, 5, 64, 127, 128, 129])
     offset=st.sampled_from([0, 128]),
 )
 def test_engines_equal_the_model(
-    seed: int, rows: int, columns: int, cell_bits: int, dac_bits: int, adc_bits: int, act_bits: int, fill: str, groups: int,
-    pixels: int, offset: int,
+    seed: int, rows: int, columns: int, cell_bits: int, dac_bits: int, adc_bits: int, act_bits: int, fill: str,
+    groups: int, pixels: int, offset: int,
 ) -> None:  # fmt: skip
     random = np.random.default_rng(seed)
     converter = Converter(act_bits, dac_bits, adc_bits)

@@ -74,7 +74,7 @@ def test_element_wise(loops: tuple[tuple[int, int], ...], out: int) -> None:
     operands: list[tuple[str, dict[str, int]]] = [
         ("add", {"a": first, "b": second, "params": f32("pool_f32", [0.37, 0.61, -3.5]), "lo": 0, "hi": 255}),
         ("add", {"a": first, "b": broadcast, "params": f32("pool_f32", [0.5, 0.5, 0.0]), "lo": 10, "hi": 200}),
-        ("mul", {"a": first, "b": broadcast, "params": f32("pool_f32", [0.011, 31.0]), "za": 128, "zb": 7, "lo": 0, "hi": 255}),
+        ("mul", {"a": first, "b": broadcast, "params": f32("pool_f32", [0.01, 9]), "za": 128, "zb": 7, "lo": 0, "hi": 255}),
         ("rescale", {"src": first, "params": f32("pool_f32", [0.77, 4.5]), "lo": 5, "hi": 199}),
         ("lut", {"src": first, "table": n.table("pool_u16", random.permutation(256))}),
         ("copy", {"src": first}) if out == U8 else ("lut", {"src": second, "table": 0}),
@@ -299,8 +299,8 @@ def test_readers_of_pieces() -> None:
     tables = {"mult": n.table("pool_f32", np.full(6, 0.2)), "off": n.table("pool_f32", np.full(6, 90))}
     for dst, at, count in ((first, 0, 4), (second, 4, 2)):
         n.emit(
-            "requant", dst=n.agu(dst, 0, (5, count), (count, 1)), src=n.agu(acc, at, (5, 6), (count, 1)), length=count, lo=0, hi=255,
-            layer=layer, **tables,
+            "requant", dst=n.agu(dst, 0, (5, count), (count, 1)), src=n.agu(acc, at, (5, 6), (count, 1)), length=count,
+            lo=0, hi=255, layer=layer, **tables,
         )  # fmt: skip
         n.port(f"y{at}", n.agu(dst), (5 * count,), "uint8", output=True)
     some, other = n.acc(30), n.layer()
@@ -308,8 +308,8 @@ def test_readers_of_pieces() -> None:
     n.emit("mvm", dst=n.agu(some, 0, (5, 6)), src=n.agu(x, 0, (5, 8)), tile=tile)
     third = n.buffer(12)
     n.emit(
-        "requant", dst=n.agu(third, 0, (2, 6), (6, 1)), src=n.agu(some, 6, (2, 12), (6, 1)), length=6, lo=0, hi=255, layer=other,
-        **tables,
+        "requant", dst=n.agu(third, 0, (2, 6), (6, 1)), src=n.agu(some, 6, (2, 12), (6, 1)), length=6, lo=0, hi=255,
+        layer=other, **tables,
     )  # fmt: skip
     n.port("z", n.agu(third), (12,), "uint8", output=True)
     program = n.program()
