@@ -61,6 +61,7 @@ class _Writer:
         self.weights: dict[str, np.ndarray] = {}
         self.names: dict[Value, str] = {}
         self.taken: set[str] = set()
+        self.node_names: set[str] = set()
 
     def fresh(self, wanted: str | None) -> str:
         # Two colons are for names inside subgraphs (see `to_node`).
@@ -121,7 +122,12 @@ class _Writer:
         inputs = [self.operand(op, v) for v in op.operands]
         if self.batchable:
             self._free_batch(op, inputs)
-        self.nodes.append(to_node(op, inputs, [self.names[r] for r in op.results]))
+        node = to_node(op, inputs, [self.names[r] for r in op.results])
+        # Operations that a rewrite put in the place of one share its location, but onnxruntime wants names apart.
+        if node.name in self.node_names:
+            node.name = f"{node.name}_{node.output[0]}"
+        self.node_names.add(node.name)
+        self.nodes.append(node)
 
     def _free_batch(self, op: NNOp, inputs: list[str]) -> None:
         """Take the batch extent out of constants that spell a whole shape."""

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import onnx_models as models
 import pytest
-import shared
 from onnx import helper
 
+import shared
 from smec.frontend import fold, model_file
 from smec.frontend.float_runner import FloatRunner
 from smec.frontend.inputs import image_arrays
@@ -115,12 +115,12 @@ def test_unknown_operator_names_node_and_domain() -> None:
     proto = small_cnn()
     proto.graph.node[2].op_type, proto.graph.node[2].domain = "Quant", "qonnx.custom_op.general"
     with pytest.raises(
-        SmecError, match="node 'relu'.*no operator 'Quant' of domain 'qonnx.custom_op.general'"
+        SmecError, match=r"node 'relu'.*no operator 'Quant' of domain 'qonnx.custom_op.general'"
     ) as caught:
         import_model(proto)
     assert "qonnx-convert" in (caught.value.hint or "")
     proto.graph.node[2].op_type, proto.graph.node[2].domain = "Rellu", ""
-    with pytest.raises(SmecError, match="node 'relu'.*no operator 'Rellu'"):
+    with pytest.raises(SmecError, match=r"node 'relu'.*no operator 'Rellu'"):
         import_model(proto)
 
 

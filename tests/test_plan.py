@@ -71,10 +71,11 @@ def test_element_wise(loops: tuple[tuple[int, int], ...], out: int) -> None:
     first, second = n.agu(a, 3, *loops), n.agu(b, 1, *loops)
     broadcast = n.agu(b, 7, *((count, 0 if i != 3 else 9) for i, (count, _) in enumerate(loops)))
     f32 = n.table
+    small = f32("pool_f32", [0.011, 31.0])
     operands: list[tuple[str, dict[str, int]]] = [
         ("add", {"a": first, "b": second, "params": f32("pool_f32", [0.37, 0.61, -3.5]), "lo": 0, "hi": 255}),
         ("add", {"a": first, "b": broadcast, "params": f32("pool_f32", [0.5, 0.5, 0.0]), "lo": 10, "hi": 200}),
-        ("mul", {"a": first, "b": broadcast, "params": f32("pool_f32", [0.01, 9]), "za": 128, "zb": 7, "lo": 0, "hi": 255}),
+        ("mul", {"a": first, "b": broadcast, "params": small, "za": 128, "zb": 7, "lo": 0, "hi": 255}),
         ("rescale", {"src": first, "params": f32("pool_f32", [0.77, 4.5]), "lo": 5, "hi": 199}),
         ("lut", {"src": first, "table": n.table("pool_u16", random.permutation(256))}),
         ("copy", {"src": first}) if out == U8 else ("lut", {"src": second, "table": 0}),

@@ -40,7 +40,8 @@ def clamp_bounds(q: Quantized, clamp_min: float, clamp_max: float) -> tuple[int,
 
 def round_clip(y: np.ndarray, lo: int, hi: int, q: Quantized) -> np.ndarray:
     """clip(rint(y), lo, hi) of a float32 array, as the integer dtype of `q`."""
-    return np.clip(np.rint(y), F32(lo), F32(hi)).astype(q.dtype)
+    levels: np.ndarray = np.clip(np.rint(y), F32(lo), F32(hi)).astype(q.dtype)
+    return levels
 
 
 def requantize_params(
@@ -86,7 +87,8 @@ def average_factors(op: AvgPool) -> np.ndarray:
         ones = np.zeros((h + op.pads[0] + op.pads[2], w + op.pads[1] + op.pads[3]))
         ones[op.pads[0] : op.pads[0] + h, op.pads[1] : op.pads[1] + w] = 1
         count = sliding_window_view(ones, op.kernel)[:: op.strides[0], :: op.strides[1]][:oh, :ow].sum((-2, -1))
-    return (op.x.type.quantized.scale / op.out.type.quantized.scale / np.maximum(count, 1)).astype(F32)
+    ratio = float(op.x.type.quantized.scale / op.out.type.quantized.scale)
+    return (ratio / np.maximum(count, 1)).astype(F32)
 
 
 def windows(x: np.ndarray, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]) -> np.ndarray:
@@ -233,7 +235,9 @@ class WeightedOp(Operation):
             f = f * mult.reshape(shape) + off.reshape(shape)
             return round_clip(f, *clamp_bounds(y, self.clamp_min, self.clamp_max), y)
         mult, bias = dequantize_params(self.weight_scale.array, self.bias.array, x)
-        return np.clip(f * mult.reshape(shape) + bias.reshape(shape), F32(self.clamp_min), F32(self.clamp_max))
+        real: np.ndarray = f * mult.reshape(shape) + bias.reshape(shape)
+        clamped: np.ndarray = np.clip(real, F32(self.clamp_min), F32(self.clamp_max))
+        return clamped
 
     def interpret(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         return [self.finish(self.accumulate(inputs[0]))]
@@ -286,7 +290,8 @@ class Conv(WeightedOp):
         cols = view.transpose(0, 1, 3, 4, 2, 5, 6).reshape(b * n, g, oh * ow, -1)
         mat = w.reshape(g, m // g, -1).transpose(0, 2, 1).astype(x.dtype)
         acc = (cols @ mat).transpose(0, 1, 3, 2).reshape(b, n, m, oh, ow)
-        return np.rint(acc).astype(np.int64)
+        exact: np.ndarray = np.rint(acc).astype(np.int64)
+        return exact
 
     def verify(self) -> None:
         super().verify()
@@ -337,8 +342,10 @@ class Gemm(WeightedOp):
     def accumulate(self, q: np.ndarray) -> np.ndarray:
         w = self.integers()
         wide = F32 if accumulator_bound(w, self.x.type.quantized) < 2**24 else np.float64
-        x = q.astype(wide) - wide(self.x.type.quantized.zero_point)
-        return np.rint(x @ w.T.astype(wide)).astype(np.int64)
+        x: np.ndarray = q.astype(wide)
+        x -= self.x.type.quantized.zero_point
+        exact: np.ndarray = np.rint(x @ w.T.astype(wide)).astype(np.int64)
+        return exact
 
     def verify(self) -> None:
         super().verify()

@@ -59,7 +59,8 @@ def layer_info(op: MvmOp, tile_first: int, report: dict[str, Any]) -> dict[str, 
 
 def _physical(op: MvmOp) -> np.ndarray:
     """A number for the physical crossbar of each of a layer's blocks, int64."""
-    return op.xbar_core.array.astype(np.int64) << 32 | op.xbar_slot.array
+    place: np.ndarray = op.xbar_core.array.astype(np.int64) << 32 | op.xbar_slot.array
+    return place
 
 
 def host_info(op: HostOp) -> dict[str, Any]:

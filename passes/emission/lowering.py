@@ -65,8 +65,9 @@ class Lowering:
     def run(self) -> None:
         b = self.builder
         for arg in self.graph.block.args:
-            self.places[arg] = b.dense(HOST_CORE, HOST, self._static(arg), dtype_code(arg.type.dtype))
-            self.inputs.append(self._walk_rows(self.places[arg]))
+            layout = b.dense(HOST_CORE, HOST, self._static(arg), dtype_code(arg.type.dtype))
+            self.places[arg] = layout
+            self.inputs.append(self._walk_rows(layout))
         for op in self.graph.ops:
             handler = HANDLERS.get(type(op))
             if handler is None:
@@ -168,6 +169,7 @@ class Lowering:
 
     def mvm(self, op: xbar.MvmOp) -> None:
         b, q = self.builder, op.x.type.quantized
+        source: Layout | Scattered
         if isinstance(op, xbar.MvmConv):
             source, pixels, strides, k_offset = self._conv_window(op)
         else:
@@ -231,7 +233,7 @@ class Lowering:
         start = Layout(source.buffer, source.shape, source.strides, origin)
         return start, (n, oh, ow), (s_n, op.strides[0] * s_h, op.strides[1] * s_w), k_offset
 
-    def _gemm_window(self, op: xbar.MvmGemm) -> tuple[Layout | Scattered, tuple[int, ...], tuple[int, ...], np.ndarray]:
+    def _gemm_window(self, op: xbar.MvmOp) -> tuple[Layout | Scattered, tuple[int, ...], tuple[int, ...], np.ndarray]:
         """The same for a matrix product: pixels are all axes but the last; a single pixel may be scattered."""
         place = self.places[op.x]
         points = op.x.type.shape[:-1]
@@ -357,7 +359,7 @@ class Lowering:
         params = b.f32.add([*factors, y.zero_point])
         b.emit(core, "avgpool", dst=dst, src=src, window=window, params=params, zero_point=x.zero_point, hi=y.qmax)
 
-    def _pool(self, op: Any, dilations: tuple[int, int]) -> tuple[int, int, int, int]:
+    def _pool(self, op: Any, dilations: tuple[int, ...]) -> tuple[int, int, int, int]:
         b = self.builder
         halo, fill = reader_halo(op) or (NO_HALO, 0)
         source = self.padded(op.x, halo, fill)
