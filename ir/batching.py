@@ -254,6 +254,15 @@ def _expand(op: NNOp, axes: Axes) -> int | None:
     return axis + more if shape[axis + more] == 1 else None
 
 
+def _attention(op: NNOp, axes: Axes) -> int | None:
+    query, key, value = op.operands[:3]
+    mask, past = op.input(3), op.inputs[4:]
+    if any(axes.get(v) != 0 for v in (query, key, value)) or any(past) or len(op.results) != 1:
+        return None
+    shared_mask = mask is None or (mask not in axes and (_rank(mask) < 4 or _extent(mask, 0) == 1))
+    return 0 if shared_mask else None
+
+
 def _norm(op: NNOp, axes: Axes) -> int | None:
     return 0 if _data_axis(op, axes) == 0 and not op.attributes.get("training_mode", 0) else None
 
@@ -284,6 +293,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["LpNormalization", "TopK"], _along(-1)),
     **dict.fromkeys(["DequantizeLinear", "QuantizeLinear"], _along(1)),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization"], _from_axis),
+    "Attention": _attention,
     "BatchNormalization": _norm,
     "Concat": _concat,
     "Expand": _expand,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CALIBRATION_INPUTS = "calibration-inputs"
 
 #: Images of synthetic data.
-SYNTHETIC_IMAGES = 16
+SYNTHETIC_IMAGES = 8
 
 
 @register_pass

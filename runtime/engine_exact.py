@@ -190,7 +190,7 @@ def _blocks(group: list[TileUse], crossbars: Crossbars, offset_tiles: list[TileU
             weight[np.ix_(row_at, column_at[column_at >= 0])] -= tile.offset
     used = weight != 0
     density = np.count_nonzero(used) / used.size
-    if density >= 0.5:
+    if density > 0.5:  # of two blocks on a diagonal it is half
         return [Block(rows, channels, weight)]
     k, n = weight.shape
     at = np.nonzero(used)

@@ -169,7 +169,18 @@ def _ports(ports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    numbers = ["K x M", "pixels", "tiles", "planes", "blocks", "empty", "crossbars", "groups", "reads/image", "squeeze error"]
+    numbers = [
+        "K x M",
+        "pixels",
+        "tiles",
+        "planes",
+        "blocks",
+        "empty",
+        "crossbars",
+        "groups",
+        "reads/image",
+        "squeeze error",
+    ]
     table = _table("layers on crossbars", ["layer", "kind", *numbers, "row shifts (rows)"], numbers)
     for layer in layers:
         shifts = ", ".join(f"{k}: {n}" for k, n in layer["row_shifts"].items())

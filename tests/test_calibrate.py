@@ -223,7 +223,7 @@ def test_synthetic_inputs_are_reported_and_seeded() -> None:
     second, _ = calibrated(two_layers("r = Relu(c)"), None)
     assert context.report["calibrate"]["source"] == "synthetic"
     assert levels(first, "r") == levels(second, "r")
-    assert context.cache[CALIBRATION_INPUTS]["x"].shape == (16, 3, 8, 8)
+    assert context.cache[CALIBRATION_INPUTS]["x"].shape == (8, 3, 8, 8)
 
 
 def test_the_number_of_images_is_limited() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx_models import model, normal, parse
 from quantized import both, find, lower, names, snr
+from random_graphs import RandomGraph
 
 import shared
 from smec.ir.core import Location
@@ -292,6 +293,15 @@ def test_module_round_trips_through_text() -> None:
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graphs_keep_their_meaning(seed: int) -> None:
+    """With fine levels, what remains is the meaning of operations and the order in which they run."""
+    proto = RandomGraph(seed).model()
+    _, _, exact, found = both(proto, {"x": normal(seed, 3, 4, 8, 8)}, act_bits=16, weights=QuantizeNearest(bits=14))
+    for name in exact:
+        assert snr(found[name], exact[name]) > 45
+
+
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
@@ -427,6 +437,34 @@ def test_one_pair_with_several_readers() -> None:
     module, _, exact, found = both(qdq(False, readers=2), {"x": X}, weights=QuantizeNearest(pattern="external"))
     assert names(module).count("quant.conv") == 3 and "smec.host" not in names(module)
     assert snr(found["y1"], exact["y1"]) > 50
+
+
+def test_operators_on_integers() -> None:
+    """QLinearConv, MaxPool and Reshape on integers, QLinearAdd and QGemm."""
+    rng = np.random.default_rng(0)
+    weights: dict[str, np.ndarray] = {
+        "w": rng.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8),
+        "ws": rng.uniform(0.001, 0.002, 4).astype(np.float32),
+        "wz": np.zeros(4, np.int8), "b": rng.integers(-2000, 2000, 4).astype(np.int32),
+        "v": rng.integers(-128, 128, (36, 5)).astype(np.int8), "vs": scalar(0.002), "vz": np.array(0, np.int8),
+        "bv": rng.integers(-2000, 2000, 5).astype(np.int32),
+        "s": scalar(0.03), "z": np.array(120, np.uint8), "cs": scalar(0.025), "cz": np.array(100, np.uint8),
+        "shape": np.array([1, 36], np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("QLinearConv", ["xq", "s", "z", "w", "ws", "wz", "cs", "cz", "b"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["m"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("QLinearAdd", ["m", "cs", "cz", "m", "cs", "cz", "s", "z"], ["a"], domain="com.microsoft"),
+        helper.make_node("Reshape", ["a", "shape"], ["r"]),
+        helper.make_node("QGemm", ["r", "s", "z", "v", "vs", "vz", "bv"], ["y"], domain="com.microsoft"),
+    ]
+    proto = model(nodes, {"x": (1, 3, 8, 8)}, ["y"], weights, domains={"com.microsoft": 1})
+    module, context, exact, found = both(proto, {"x": X}, weights=QuantizeNearest(pattern="external"))
+    assert "smec.host" not in names(module) and context.report["quantize-nearest"]["not_carried"] == []
+    np.testing.assert_array_equal(find(module, "quant.conv")[0].weight.array, weights["w"])
+    np.testing.assert_array_equal(find(module, "quant.gemm")[0].weight.array, weights["v"].T)
+    assert snr(found["y"], exact["y"]) > 40
 
 
 def test_carried_integers_may_be_quantized_anew() -> None:

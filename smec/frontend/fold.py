@@ -97,10 +97,16 @@ def fold(file: OnnxFile) -> OnnxFile:
     # What onnxruntime adds after its folding is folded in a second round: shape arithmetic of operators that it expands
     # to functions, and casts of weights to a precision that it computes in.
     constants = {t.name for t in folded.proto.graph.initializer} | {""}
-    nodes = folded.proto.graph.node
-    if any(n.op_type in ("Shape", "Size") or (n.input and constants.issuperset(n.input)) for n in nodes):
+    if any(_can_fold(node, constants) for node in folded.proto.graph.node):
         folded = _fold_once(folded)
     return folded
+
+
+def _can_fold(node: onnx.NodeProto, constants: set[str]) -> bool:
+    if node.op_type in ("Shape", "Size"):
+        return True
+    # Integers that a model carries for its weights stay as they are.
+    return node.op_type != "DequantizeLinear" and bool(node.input) and constants.issuperset(node.input)
 
 
 def _fold_once(file: OnnxFile) -> OnnxFile:

@@ -1,12 +1,17 @@
 """Targets: hardware descriptions in TOML, validated, with presets and inheritance.
 
-A file gives numbers by name, and may start from a preset or another file::
+A file gives numbers by name, some of them in tables, and may start from a preset or another file::
 
     inherits = "sme"
     name = "sme-adc6"
     adc_bits = 6
 
-`Target` lists every number with its unit. Unknown keys, missing numbers and values out of range are one located error.
+    [chip]
+    cores = 64
+
+`Target` and `smec.targets.components` list every number with its unit. Unknown keys, missing numbers and values out of
+range are one located error. `adc_bits` other than `adc.bits` scale the converter's energy, power and area
+(`smec.targets.scaling`).
 """
 
 from __future__ import annotations
@@ -18,9 +23,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from smec.ir.errors import SmecError
+from smec.targets import components as parts
+from smec.targets.figures import figures
+from smec.targets.scaling import scaled_adc
 
 #: Files that may inherit from one another in a row; a longer chain is taken for a cycle.
 _DEPTH = 16
@@ -47,6 +55,49 @@ class Target(BaseModel):
     link_bytes_per_cycle: int = Field(ge=1, le=1 << 16, description="bytes a clock cycle between two cores")
     clock_ghz: float = Field(gt=0, le=1000, allow_inf_nan=False, description="clock of digital parts, GHz")
     read_cycle_ns: float = Field(gt=0, le=1e9, allow_inf_nan=False, description="one crossbar read, ns")
+    ima: parts.Ima = Field(description="crossbars that share registers")
+    crossbar: parts.Crossbar = Field(description="array of cells")
+    dac: parts.Dac = Field(description="driver of a row")
+    sample_hold: parts.SampleHold = Field(description="sample-and-hold of a column")
+    adc: parts.Adc = Field(description="converter")
+    shift_add: parts.Counted = Field(description="shift-and-add units of an in-situ multiplier")
+    input_register: parts.Register = Field(description="input register of an in-situ multiplier")
+    output_register: parts.Register = Field(description="output register of an in-situ multiplier")
+    ima_control: parts.Part = Field(description="whatever else an in-situ multiplier has")
+    buffer: parts.Buffer = Field(description="a core's memory of activations")
+    bus: parts.Transport = Field(description="between a core's buffer and its crossbars")
+    router: parts.Router = Field(description="router of the mesh")
+    sigmoid: parts.Unit = Field(description="units that scale, clamp and look up")
+    pool: parts.Unit = Field(description="units that compare and add")
+    accumulate: parts.Unit = Field(description="units that add up accumulators")
+    core_register: parts.CoreRegister = Field(description="output register of a core")
+    core_control: parts.Part = Field(description="whatever else a core has")
+    links: parts.Links = Field(description="links between chips and to the host")
+    chip: parts.Chip = Field(description="budget of a chip")
+    host: parts.Host = Field(description="processor that runs host regions")
+    stages: parts.Stages = Field(description="pipeline stages")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_adc(cls, values: Any) -> Any:
+        """Converter numbers for `adc_bits`, whatever bits they were given for."""
+        if isinstance(values, dict) and isinstance(values.get("adc"), dict) and type(values.get("adc_bits")) is int:
+            return {**values, "adc": scaled_adc(values["adc"], values["adc_bits"])}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Target:
+        """Refuse shares that do not come out even."""
+        if self.crossbars_per_core % self.ima.crossbars:
+            raise ValueError("crossbars_per_core is no multiple of ima.crossbars")
+        for name in ("dac", "adc"):
+            if self.ima.crossbars % getattr(self, name).crossbars:
+                raise ValueError(f"ima.crossbars is no multiple of {name}.crossbars")
+        return self
+
+    def figures(self) -> dict[str, float]:
+        """Power, area and peak rate of its in-situ multipliers, cores and chips; see `smec.targets.figures`."""
+        return figures(self)
 
 
 def names() -> list[str]:
@@ -82,7 +133,17 @@ def _values(target: str, base: Path, depth: int) -> tuple[str, dict[str, Any]]:
         return where, values
     if not isinstance(parent, str):
         raise SmecError("'inherits' names no target", location=where, expected="text", found=repr(parent))
-    return where, {**_values(parent, folder, depth + 1)[1], **values}
+    return where, _merged(_values(parent, folder, depth + 1)[1], values)
+
+
+def _merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """The parent's numbers, overridden by the child's one by one, in tables too."""
+    merged = {**parent, **child}
+    for key, value in child.items():
+        inherited = parent.get(key)
+        if isinstance(value, dict) and isinstance(inherited, dict):
+            merged[key] = {**inherited, **value}
+    return merged
 
 
 def _read(target: str, base: Path) -> tuple[str, str, Path]:
@@ -114,12 +175,24 @@ def _validated(values: dict[str, Any], where: str) -> Target:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        fields, prefix = _fields_beside(first["loc"])
         if first["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, Target.model_fields, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else None
+            close = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
+            hint = f"did you mean '{prefix}{close[0]}'?" if close else None
             raise SmecError(f"unknown key '{key}'", location=where, hint=hint) from None
         if first["type"] == "missing":
-            meaning = Target.model_fields[key].description
+            meaning = fields[str(first["loc"][-1])].description
             raise SmecError(f"key '{key}' is missing ({meaning})", location=where) from None
+        if first["type"] == "value_error":
+            raise SmecError(f"bad target: {first['ctx']['error']}", location=where) from None
         message = f"bad value of '{key}': {first['msg']}"
         raise SmecError(message, location=where, found=repr(first["input"])[:60]) from None
+
+
+def _fields_beside(path: tuple[int | str, ...]) -> tuple[dict[str, Any], str]:
+    """The fields of the table that a key belongs to, and what stands before the key's own name."""
+    if len(path) > 1 and path[0] in Target.model_fields:
+        table = Target.model_fields[str(path[0])].annotation
+        if isinstance(table, type) and issubclass(table, BaseModel):
+            return table.model_fields, f"{path[0]}."
+    return Target.model_fields, ""
