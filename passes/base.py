@@ -50,6 +50,8 @@ _BUILTIN_NAMES = (
     "group-rows",
     "partition",
     "quantize-activations",
+    "quantize-admm",
+    "quantize-greedy",
     "quantize-nearest",
     "slice-bits",
     "squeeze-out",

@@ -17,6 +17,9 @@ from smec.passes.quantization.units import HOST, KIND, TYPES, UNIT, Unit, graph_
 #: Name of the host region that yields constant operands.
 CONSTANTS = "constants"
 
+#: Key of `PassContext.cache` under which later passes find the partitioned float graph.
+FLOAT_GRAPH = "float-graph"
+
 
 @register_pass
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class QuantizeActivations(Pass):
         graph = module.graph
         units = list(graph_units(graph))
         old = list(graph.ops)
+        context.cache[FLOAT_GRAPH] = graph.clone()
         values = Values(graph, graph.terminator)
         values.real.update((arg, arg) for arg in graph.block.args)
         constants = _constants_region(values, units)

@@ -199,14 +199,28 @@ class _Builder:
         return reduction
 
     def _find_shared_products(self) -> None:
-        """Products and sums that several requantizations would compute again: they are made in memory, once."""
+        """Products and sums that several readers would compute again: they are made in memory, once.
+
+        Readers are requantizations that can follow them back, and whatever else is made of them in memory.
+        """
         count: Counter[Value] = Counter()
+        roots = [region.value for region in self.recorder.outputs]
         for operation in self.recorder.operations:
-            if operation.mnemonic in ("requant", "dequant"):
-                found = self.collect(operation.inputs[0])
-                if found is not None:
-                    count.update(found.visited)
-        self.shared = {value for value, n in count.items() if n > 1}
+            found = self.collect(operation.inputs[0]) if operation.mnemonic in ("requant", "dequant") else None
+            if found is not None:
+                count.update(found.visited)
+            else:
+                roots += [region.value for region in operation.inputs]
+        count.update(set(roots))
+        seen = set(roots)
+        stack = list(seen)
+        while stack:
+            for need in self.needs(stack.pop(), []):
+                count[need] += 1
+                if need not in seen:
+                    seen.add(need)
+                    stack.append(need)
+        self.shared = {value for value, n in count.items() if n > 1 and value.kind in (Kind.MVM, Kind.SUM)}
 
     # -- values that no operation makes
 
@@ -221,7 +235,7 @@ class _Builder:
             # consecutive products of one accumulator buffer belong together
             run = [at]
             while run[-1].kind is Kind.MVM and (base := run[-1].base) is not None and base.kind is Kind.MVM:
-                if base in self.made:
+                if base in self.made or base in self.shared:
                     break
                 run.append(base)
             missing = [need for link in reversed(run) for need in self.needs(link, run) if need not in self.made]

@@ -67,6 +67,8 @@ class Options:
         """The default pipeline with these options."""
         squeeze = [f"squeeze-out{{depth={self.squeeze} shift={self.shift}}}"] if self.squeeze else []
         weights = f"pattern={_plain(self.pattern)} bits={self.bits} scale={self.scale} sign={self.sign}"
+        if self.squeeze and knows_squeeze(self.quantizer):
+            weights += f" squeeze={self.squeeze} shift={self.shift}"
         return ",".join(
             [
                 "partition",
@@ -96,6 +98,13 @@ def quantizers() -> list[str]:
 
     prefix = "quantize-"
     return [n.removeprefix(prefix) for n in pass_names() if n.startswith(prefix) and n != "quantize-activations"]
+
+
+def knows_squeeze(quantizer: str) -> bool:
+    """Whether a quantizer chooses integers that squeeze-out can represent: it has an option `squeeze`."""
+    from smec.passes.base import options, pass_class
+
+    return any(option.name == "squeeze" for option in options(pass_class(f"quantize-{quantizer}")))
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,15 @@ def test_split_becomes_slices() -> None:
 CEILING = {"kernel_shape": [4, 4], "strides": [3, 3], "ceil_mode": 1, "count_include_pad": 1}
 
 
+def test_parts_of_a_split_that_nobody_reads_vanish() -> None:
+    lines = "a, b = Split<axis=1>(c) y = Conv(b, v)"
+    found = units(conv_then(lines, "float[1,2,6,6] y", v=normal(2, 2, 2, 1, 1)))
+    assert [kind for kind, _ in found] == ["conv", "slice", "conv"]
+    on_host = "a, b = Split<axis=1>(x) y = Softmax<axis=1>(b)"
+    module, report = partition(parse(f"m (float[1,4,3,3] x) => (float[1,2,3,3] y) {{ {on_host} }}"))
+    assert report["regions"] == 1 and all(op.results[0].uses for op in module.graph.ops)
+
+
 @pytest.mark.parametrize(
     ("node", "weights", "reason"),
     [

@@ -292,6 +292,24 @@ def test_two_readers_share_one_product(adc_bits: int) -> None:
     assert any(isinstance(step, ProductStep) for step in plan.steps)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_products_between_other_readers_are_made_once(again: bool) -> None:
+    """Accumulators are copied after one product and used after another: neither product is made, or counted, twice."""
+    random = np.random.default_rng(15)
+    n, x, acc, layer = accumulators(random, adc_bits=2)
+    host = n.buffer(30, I32, SPACE_HOST)
+    n.emit("copy", dst=n.agu(host), src=n.agu(acc))
+    n.port("sums", n.agu(host), (30,), "int32", output=True)
+    tile = simple_tile(n, random, np.arange(8), np.arange(6))
+    n.emit("mvm", dst=n.agu(acc, 0, (5, 6)), src=n.agu(x, 0, (5, 8)), tile=tile)
+    if again:
+        total = n.buffer(30, I32, SPACE_HOST)
+        n.emit("copy", dst=n.agu(total), src=n.agu(acc))
+        n.port("total", n.agu(total), (30,), "int32", output=True)
+    n.requant(acc, ((5, 6), (6, 1)), layer, 6)
+    check(n.program(), {"x": levels(random, 3, 40)})
+
+
 def test_readers_of_pieces() -> None:
     """Channels 0..3 and 4..5 apart, and a layer that reads some pixels only."""
     random = np.random.default_rng(9)

@@ -44,6 +44,10 @@ def _split(op: NNOp) -> None:
     parts: list[Value] = []
     for index, result in enumerate(op.results):
         end = begin + result.type.shape[at]
+        if not result.uses:
+            parts.append(result)
+            begin = end
+            continue
         location = replace(op.location, node=f"{op.location.node}_{index}")
         limits = [Constant.of(np.array([number], np.int64), location) for number in (begin, end, at)]
         part = NNOp.make("Slice", [x, *(c.results[0] for c in limits)], [result.type], {}, location)

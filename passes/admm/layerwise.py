@@ -1,0 +1,204 @@
+"""What quantizers have in common that go from layer to layer and minimise the error of each one's output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from smec.ir.core import Handle
+from smec.ir.dialects.builtin import GraphOp, ModuleOp
+from smec.ir.dialects.quant import Conv, WeightedOp
+from smec.ir.errors import SmecError
+from smec.passes.admm.hessian import Moments, blocks_to_weight, measure, weight_blocks
+from smec.passes.admm.prefix import FloatPrefix, walk
+from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution
+from smec.passes.base import Pass, PassContext
+from smec.passes.calibrate import CALIBRATION_INPUTS
+from smec.passes.constraints import ConstraintSet, Geometry, layer_constraint
+from smec.passes.mapping.layers import hardware
+from smec.passes.patterns import External, Pattern, parse
+from smec.passes.quantize_activations import FLOAT_GRAPH
+from smec.passes.quantize_nearest import set_integers, zero_share
+
+
+@dataclass(frozen=True)
+class LayerwiseQuantizer(Pass):
+    """Base of `quantize-admm` and `quantize-greedy`.
+
+    Layers are visited in order. A layer's inputs X are those of the network as far as it is quantized, on the calibration
+    images; the output that its integers are to reproduce is that of the float layer on the float network's inputs, so
+    that a layer also corrects errors made before it (GPTAQ, arXiv 2504.02692, has the same target). The mean error is
+    left to the bias. Without the float network (a module read from text) the target is the float layer on X.
+    """
+
+    requires = ("quant.float",)
+    forbids = ("quant",)
+    ensures = ("quant",)
+
+    pattern: str = field(default="uniform", metadata={"doc": "set of magnitudes, see `smec.passes.patterns`"})
+    bits: int = field(
+        default=8, metadata={"doc": "N: bits of a magnitude, or of the whole integer if not differential"}
+    )
+    scale: Literal["tensor", "column"] = field(
+        default="column", metadata={"doc": "one scale a layer, or one an output"}
+    )
+    sign: Literal["differential", "offset", "polarized", "twos-complement"] = field(
+        default="differential", metadata={"doc": "how crossbars hold signs"}
+    )
+    squeeze: int = field(default=0, metadata={"doc": "x: bit positions that squeeze-out is to free without error"})
+    shift: Literal["leading-one", "fit"] = field(
+        default="leading-one", metadata={"doc": "rule of the row shifts that squeeze-out is to use"}
+    )
+    constraints: str = field(
+        default="", metadata={"doc": "further constraint sets, parted by '+', see `smec.passes.constraints`"}
+    )
+    window: int = field(default=3, metadata={"doc": "S of the window pattern"})
+    terms: int = field(default=2, metadata={"doc": "n of the apot pattern"})
+    images: int = field(default=512, metadata={"doc": "most calibration images that are used; 0: all that are given"})
+    damping: float = field(default=0.01, metadata={"doc": "added to H's diagonal, as a share of its mean"})
+
+    def run(self, module: ModuleOp, context: PassContext) -> bool:
+        self._check()
+        pattern = self._pattern()
+        graph = module.graph
+        layers = [op for op in graph.ops if isinstance(op, WeightedOp)]
+        arrays = _images(context, graph, self.images)
+        floats = context.cache.get(FLOAT_GRAPH)
+        prefix = FloatPrefix(floats, arrays) if isinstance(floats, GraphOp) else None
+        random = np.random.default_rng(context.seed)
+        report: dict[str, Any] = {}
+        kept: list[str] = []
+        for done, (op, levels) in enumerate(walk(graph, arrays)):
+            context.progress("quantizing weights", done, len(layers))
+            if op.weight is not None and pattern.name == External.name:
+                kept.append(op.label)
+                set_integers(op, op.weight.array, op.weight_scale.array, pattern)
+                continue
+            real = prefix.input_of(op.label) if prefix is not None else None
+            report[op.label] = self._layer(op, levels, real, pattern, context, random)
+        context.progress("quantizing weights", len(layers), len(layers))
+        context.report[self.name] = {
+            "target": "float network" if prefix is not None else "float layers on the quantized network's inputs",
+            "images": max((len(a) for a in arrays.values()), default=0),
+            "layers": report,
+            "carried": kept,
+        }
+        return bool(layers)
+
+    def _check(self) -> None:
+        if self.images < 0:
+            raise SmecError("number of images is negative", found=self.images)
+        if not self.damping > 0:
+            raise SmecError("damping", expected="above 0", found=self.damping)
+
+    def _pattern(self) -> Pattern:
+        sign = "differential" if self.sign == "polarized" else self.sign
+        return parse(self.pattern, self.bits, sign, {"window": self.window, "terms": self.terms})
+
+    def _constraint(self, op: WeightedOp, pattern: Pattern, context: PassContext) -> ConstraintSet:
+        dense = not isinstance(op, Conv) or op.groups == 1
+        if self.squeeze or self.constraints or self.sign == "polarized":
+            target = hardware(context, self.name)
+            geometry = Geometry(self.bits, self.sign, target.rows, target.columns, target.cell_bits, dense)
+        else:
+            geometry = Geometry(self.bits, self.sign, dense=dense)
+        return layer_constraint(geometry, pattern.text(), self.squeeze, self.constraints)
+
+    def _layer(
+        self,
+        op: WeightedOp,
+        levels: np.ndarray,
+        real: np.ndarray | None,
+        pattern: Pattern,
+        context: PassContext,
+        random: np.random.Generator,
+    ) -> dict[str, Any]:
+        weight = op.float_weight.array
+        if not np.isfinite(weight).all():
+            raise op.error("weights hold NaN or infinities", expected="finite weights")
+        blocks = weight_blocks(op, weight)
+        moments = measure(op, levels, real, blocks, random)
+        problem = problem_of(moments, blocks, self._constraint(op, pattern, context), self.scale == "column", self.damping)
+        solution, figures = self._solve(problem)
+        real_weights = solution.integers * solution.scales
+        shift = moments.mean_y - np.einsum("gk,gkm->gm", moments.mean_x, real_weights)
+        scales = solution.scales.reshape(-1) if self.scale == "column" else solution.scales.reshape(-1)[:1]
+        set_integers(op, blocks_to_weight(op, solution.integers, weight.shape), scales, pattern)
+        op.attributes |= {
+            "sign": self.sign,
+            "squeeze": self.squeeze,
+            "shift": self.shift,
+            "bias": Handle((op.bias.array + shift.reshape(-1)).astype(np.float32)),
+        }
+        energy = problem.energy
+        return {
+            "output_error": solution.error / energy if energy > 0 else 0.0,
+            "weights_zero": zero_share(solution.integers),
+            "samples": moments.samples,
+            **figures,
+        }
+
+    def _solve(self, problem: Problem) -> tuple[Solution, dict[str, Any]]:
+        """Integers and scales for one layer, and what the report says about them."""
+        raise NotImplementedError  # each quantizer defines it
+
+
+def _images(context: PassContext, graph: GraphOp, most: int) -> dict[str, np.ndarray]:
+    """Calibration arrays (B, *shape) by graph input, at most `most` images (0: all)."""
+    from smec.frontend.inputs import image_arrays
+
+    arrays = context.cache.get(CALIBRATION_INPUTS, context.calibration)
+    if arrays is None:
+        raise SmecError("no calibration data", hint="give calibration inputs, or run the pass 'calibrate' first")
+    found = image_arrays(arrays, graph)
+    return {name: a[:most] if most else a for name, a in found.items()}
+
+
+def problem_of(
+    moments: Moments, weight: np.ndarray, constraint: ConstraintSet, column: bool, damping: float
+) -> Problem:
+    """The problem of a layer with float weights [G, K, M].
+
+    H is scaled to a mean diagonal of 1, so that float32 suits it, and damped. Where the samples say nothing, the damping
+    draws the target to the float weights.
+    """
+    k = weight.shape[1]
+    diagonal = moments.hessian.trace(axis1=1, axis2=2) / k
+    eye = np.eye(k, dtype=moments.hessian.dtype)
+    h = np.where((diagonal > 0)[:, None, None], moments.hessian, eye)
+    cross = np.where((diagonal > 0)[:, None, None], moments.cross, weight)
+    # Groups keep their proportions: what a group's output error counts for does not depend on the others.
+    mean = float(diagonal[diagonal > 0].mean()) if (diagonal > 0).any() else 1.0
+    damp = damping * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
+    h = (h + damp * eye) / mean
+    target = np.linalg.solve(h, (cross + damp * weight) / mean)
+    return Problem(h.astype(np.float32), target.astype(np.float32), constraint, column)
+
+
+#: Shares of the scale that clips no weight, from which a layer's scales may start. Below 1 the largest weights are
+#: clipped, above it the largest integers are left to what rows become.
+_SHARES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8)
+
+
+def starting_scales(problem: Problem) -> np.ndarray:
+    """Scales to begin with, float32 [G, 1, M]: the share of the largest weight at which rounding to the nearest point
+    (and fitting the scales to that) leaves the least output error.
+    """
+    from smec.passes.admm.problem import refit
+
+    low, high = problem.constraint.geometry.weight_range
+    size = np.abs(problem.target).max(axis=1, keepdims=True)
+    if not problem.column:
+        size = np.full_like(size, size.max())
+    full = np.where(size > 0, np.maximum(size / max(-low, high), SMALLEST_SCALE), np.float32(1))
+    best: tuple[float, np.ndarray] | None = None
+    for share in _SHARES:
+        scales = full * np.float32(share)
+        integers = problem.project(problem.target, scales)
+        error = problem.error(integers, refit(problem, integers, scales))
+        if best is None or error < best[0]:
+            best = error, scales
+    assert best is not None  # there are shares
+    return best[1]

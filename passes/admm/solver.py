@@ -1,0 +1,116 @@
+"""ADMM for one layer (DESIGN 3).
+
+Minimise f(V) + g(Z) subject to V = Z, with f(V) = tr((V - W)^T H (V - W)) / 2 and g zero on the constraint set and
+infinite elsewhere; in scaled form, with penalty rho and running sum of residuals U:
+
+    V <- (H + rho I)^-1 (H W + rho (Z - U));   Z <- project(V + U);   U <- U + V - Z
+
+Source: Boyd et al., Distributed Optimization and Statistical Learning via ADMM, 2011, doi 10.1561/2200000016, sections 3.1.1
+and 9.1 (a constraint set that is not convex: a heuristic, hence the best iterate is kept).
+
+With H = E diag(l) E^T all of it happens in the basis E: V^ = E^T V needs no solve, errors and scales follow from
+Q^ = E^T Q, and one iteration is two products of K x K with K x M.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from smec.ir.errors import SmecError
+from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution, fitted_scales
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Iterations, first rho as a share of H's mean diagonal, and the factor by which rho grows each iteration."""
+
+    iterations: int = 60
+    rho: float = 0.03
+    growth: float = 1.1
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0:
+            raise SmecError("number of iterations is negative", found=self.iterations)
+        if not self.rho > 0 or not self.growth >= 1:
+            raise SmecError("penalty", expected="rho > 0 and growth >= 1", found=(self.rho, self.growth))
+
+
+@dataclass
+class Trace:
+    """Of each iteration: error of Z, and the squared norms of V - Z and of the change of Z times rho."""
+
+    error: list[float] = field(default_factory=list)
+    primal: list[float] = field(default_factory=list)
+    dual: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Eigenvalues float32 [G, K, 1] and eigenvectors [G, K, K] of the Hessian."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+
+    @staticmethod
+    def of(hessian: np.ndarray) -> Basis:
+        values, vectors = np.linalg.eigh(hessian)
+        return Basis(np.maximum(values, np.finfo(np.float32).tiny)[..., None], vectors)
+
+
+def solve(problem: Problem, scales: np.ndarray, schedule: Schedule, basis: Basis, trace: Trace | None = None) -> Solution:
+    """Run ADMM from the projection of the target.
+
+    Args:
+        problem: the layer.
+        scales: to begin with, float32 [G, 1, M].
+        schedule: of the penalty.
+        basis: of `problem.hessian`.
+        trace: receives what happens.
+
+    Returns:
+        The best iterate, with scales fitted to it.
+    """
+    target, column, l, e = problem.target, problem.column, basis.values, basis.vectors
+    et = np.ascontiguousarray(e.transpose(0, 2, 1))
+    pressed = l * (et @ target)  # E^T H W
+    energy = problem.energy
+    rho = np.float32(schedule.rho) * problem.hessian.trace(axis1=1, axis2=2)[:, None, None] / target.shape[1]
+    q = problem.project(target, scales)
+    best: Solution | None = None
+    z = np.zeros_like(target)
+    u = np.zeros_like(target)
+    zh = uh = np.zeros_like(target)
+    for iteration in range(schedule.iterations + 1):
+        if iteration:
+            vh = (pressed + rho * (zh - uh)) / (l + rho)
+            sought = e @ vh + u
+            q = problem.project(sought, scales)
+            scales = _euclidean_scales(q, sought, scales, column)
+        qh = et @ q.astype(np.float32)
+        inner = np.einsum("gkm,gkm->gm", qh, pressed, dtype=np.float64)[:, None]
+        power = np.einsum("gkm,gkm->gm", l * qh, qh, dtype=np.float64)[:, None]
+        fitted = fitted_scales(inner, power, scales, column)
+        error = float((fitted * (fitted * power - 2 * inner)).sum()) + energy
+        if best is None or error < best.error:
+            best = Solution(q, fitted, error)
+        new, newh = q * scales, qh * scales
+        if iteration:
+            u, uh = sought - new, uh + vh - newh
+        if trace is not None and iteration:
+            trace.error.append(error)
+            trace.primal.append(float(np.square(vh - newh).sum(dtype=np.float64)))
+            trace.dual.append(float(np.square(rho * (new - z)).sum(dtype=np.float64)))
+        z, zh = new, newh
+        rho = rho * np.float32(schedule.growth if iteration else 1)
+    assert best is not None  # there is at least the first iteration
+    return Solution(best.integers, best.scales, problem.error(best.integers, best.scales))
+
+
+def _euclidean_scales(q: np.ndarray, sought: np.ndarray, scales: np.ndarray, column: bool) -> np.ndarray:
+    """a = <V + U, Q> / <Q, Q>: the scales at which Q a is nearest to what was projected."""
+    real = q.astype(np.float32)
+    inner = np.einsum("gkm,gkm->gm", real, sought, dtype=np.float64)[:, None]
+    power = np.einsum("gkm,gkm->gm", real, real, dtype=np.float64)[:, None]
+    return np.maximum(fitted_scales(inner, power, scales, column), SMALLEST_SCALE)

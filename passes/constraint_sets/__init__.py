@@ -1,0 +1,1 @@
+"""The built-in constraint sets; see `smec.passes.constraints`."""
