@@ -90,8 +90,8 @@ class Calibrate(Pass):
         statistics = {v: Statistics(support={} if isinstance(v, BlockArgument) else None) for v in sources}
         if not sources:
             return statistics, 0
-        from smec.frontend.float_runner import FloatRunner
-        from smec.frontend.inputs import image_arrays
+        from smec.ir.float_runner import FloatRunner
+        from smec.ir.images import image_arrays
 
         given = max((len(a) for a in image_arrays(arrays, module.graph).values()), default=1)
         total = min(given, self.images) if self.images else given
@@ -110,9 +110,13 @@ def _inputs(module: ModuleOp, context: PassContext) -> dict[str, np.ndarray]:
     """User arrays by graph input: those given, else synthetic ones."""
     if context.calibration is not None:
         return context.calibration
-    from smec.data import ports_of_module, random_data
+    from smec.ir.images import random_arrays
 
-    return random_data(ports_of_module(module), SYNTHETIC_IMAGES, context.seed).inputs
+    graph = module.graph
+    types = {name: arg.type for name, arg in zip(graph.input_names, graph.block.args, strict=True)}
+    arrays = random_arrays(types, context.seed, SYNTHETIC_IMAGES)
+    # Users stack images along the leading axis where there is one.
+    return {n: a.reshape(-1, *types[n].shape[1:]) if types[n].shape else a for n, a in arrays.items()}
 
 
 def _write(graph: GraphOp, levels: dict[Value, Quantized]) -> None:

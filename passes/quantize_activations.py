@@ -131,7 +131,7 @@ def _host_region(values: Values, name: str, ops: list[NNOp]) -> None:
 
 def _batchable(graph: GraphOp, ops: list[NNOp]) -> bool:
     """Whether images may be stacked along the leading axis in one call of the region."""
-    from smec.frontend.host_model import probe_batchable, region_to_model
+    from smec.ir.onnx_model import probe_batchable, region_to_model
 
     try:
         return probe_batchable(region_to_model(ops, graph, check=False))

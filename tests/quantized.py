@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from smec.frontend.float_runner import FloatRunner
-from smec.frontend.inputs import image_arrays
 from smec.frontend.load import import_model
 from smec.ir.core import Operation
 from smec.ir.dialects.builtin import ModuleOp
+from smec.ir.float_runner import FloatRunner
+from smec.ir.images import image_arrays
 from smec.ir.interpreter import interpret
 from smec.ir.verifier import verify
 from smec.passes.base import PassContext

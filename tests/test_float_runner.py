@@ -9,15 +9,15 @@ import pytest
 from onnx import helper
 from test_frontend import IF, LOOP, operators, small_cnn
 
-from smec.frontend.float_runner import FloatRunner
-from smec.frontend.host_model import probe_batchable, region_interface, region_to_model
 from smec.frontend.load import import_model
 from smec.ir.batching import stacking
 from smec.ir.core import Block, Region
 from smec.ir.dialects.builtin import HostOp, ModuleOp, ReturnOp
 from smec.ir.dialects.nn import NNOp
 from smec.ir.errors import SmecError
+from smec.ir.float_runner import FloatRunner
 from smec.ir.interpreter import interpret
+from smec.ir.onnx_model import probe_batchable, region_interface, region_to_model
 from smec.ir.onnx_session import Session
 
 ATTENTION = """
@@ -82,7 +82,7 @@ def test_every_tensor_of_every_image(proto: onnx.ModelProto) -> None:
 
 
 def test_steps_and_given_values() -> None:
-    runner = FloatRunner(small_cnn())
+    runner = FloatRunner(import_model(small_cnn()))
     x = models.normal(0, 10, 3, 8, 8)
     constant = next(op.results[0] for op in runner.graph.ops if op.name == "nn.Constant")
     argument = runner.graph.block.args[0]
@@ -94,7 +94,7 @@ def test_steps_and_given_values() -> None:
 
 
 def test_tensors_by_their_original_names() -> None:
-    runner = FloatRunner(small_cnn())
+    runner = FloatRunner(import_model(small_cnn()))
     assert {"x", "n", "r", "p", "y"} <= runner.tensors.keys()
     with pytest.raises(SmecError, match="float graph has no tensor 'c'"):
         runner.value("c")  # folded: the convolution now computes what the normalization did
@@ -111,7 +111,7 @@ def test_module_may_change_afterwards() -> None:
 
 
 def test_errors_of_a_run() -> None:
-    runner = FloatRunner(small_cnn())
+    runner = FloatRunner(import_model(small_cnn()))
     with pytest.raises(SmecError, match="no array for input 'x'"):
         runner.outputs({})
     with pytest.raises(SmecError, match="batch size is below 1"):
@@ -124,7 +124,7 @@ def test_errors_of_a_run() -> None:
 def test_inputs_without_a_batch_are_shared() -> None:
     proto = models.parse("t (float[N, 4] x, float s) => (float[N, 4] y) { y = Mul(x, s) }")
     x = models.normal(0, 3, 4)
-    found = FloatRunner(proto).outputs({"x": x, "s": np.float32(2)})["y"]
+    found = FloatRunner(import_model(proto)).outputs({"x": x, "s": np.float32(2)})["y"]
     np.testing.assert_array_equal(found[:, 0], x * 2)
 
 

@@ -14,13 +14,13 @@ from onnx import helper
 
 import shared
 from smec.frontend import fold, model_file
-from smec.frontend.float_runner import FloatRunner
-from smec.frontend.inputs import image_arrays
 from smec.frontend.load import import_model
 from smec.ir.core import TensorType
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.nn import Constant, NNOp
 from smec.ir.errors import SmecError
+from smec.ir.float_runner import FloatRunner
+from smec.ir.images import image_arrays
 from smec.ir.interpreter import interpret
 from smec.ir.verifier import verify
 
@@ -174,7 +174,7 @@ def save_external(directory: Path) -> Path:
 def test_external_data(tmp_path: Path) -> None:
     path = save_external(tmp_path)
     x = models.normal(9, 2, 3, 8, 8)
-    found = FloatRunner(path).outputs({"x": x})["y"]
+    found = FloatRunner(import_model(path)).outputs({"x": x})["y"]
     np.testing.assert_allclose(found, models.expected(small_cnn(), {"x": x[:, None]})[0], rtol=1e-4, atol=1e-5)
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from smec.ir.dialects.nn import NNOp
 
 #: Operators whose NumPy implementation in `onnx` departs from the standard in cases that real models contain, or takes
-#: seconds an image: their meaning is onnxruntime's. Resize: cubic, and half-pixel rounding of `sizes`. Pools: `ceil_mode`,
-#: and loops over pixels. LSTM and its kin: layouts and activations.
+#: seconds an image: their meaning is onnxruntime's. Resize: cubic, and half-pixel rounding of `sizes`. Pools:
+#: `ceil_mode`, and loops over pixels. LSTM and its kin: layouts and activations.
 _BY_ONNXRUNTIME = frozenset({"AveragePool", "GRU", "LSTM", "LpPool", "MaxPool", "RNN", "Resize", "Upsample"})
 
 #: What `_fit` returns for a result that its type rules out.

@@ -1,8 +1,8 @@
 """The quantized network: integers, scales and the digital operations of DESIGN section 2.
 
 The interpretations here are the definition of the arithmetic: engines, exported ONNX and instructions are tested
-against them. Quantized values are unsigned integers with a scale and a zero point in their type (`Quantized`). Shapes are
-ONNX's (NCHW); every array carries the image axis B first.
+against them. Quantized values are unsigned integers with a scale and a zero point in their type (`Quantized`). Shapes
+are ONNX's (NCHW); every array carries the image axis B first.
 
 All scaling after an accumulator is done in float32 with separately rounded operations and round half to even, because
 that is what NumPy, ONNX Runtime's plain operators and a vector unit can all reproduce bit for bit.

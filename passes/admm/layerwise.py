@@ -147,7 +147,7 @@ class LayerwiseQuantizer(Pass):
 
 def _images(context: PassContext, graph: GraphOp, most: int) -> dict[str, np.ndarray]:
     """Calibration arrays (B, *shape) by graph input, at most `most` images (0: all)."""
-    from smec.frontend.inputs import image_arrays
+    from smec.ir.images import image_arrays
 
     arrays = context.cache.get(CALIBRATION_INPUTS, context.calibration)
     if arrays is None:

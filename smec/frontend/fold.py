@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smec.frontend.inputs import Arrays, input_types, random_arrays
+from smec.frontend.inputs import input_types
 from smec.frontend.model_file import OnnxFile
 from smec.ir.errors import SmecError
+from smec.ir.images import Arrays, random_arrays
 from smec.ir.onnx_session import Session, SessionError, mark_external
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from smec.ir.errors import SmecError
 if TYPE_CHECKING:
     import onnx
 
-    from smec.frontend.inputs import Arrays, Shapes
+    from smec.frontend.inputs import Shapes
     from smec.frontend.model_file import OnnxFile
     from smec.ir.dialects.builtin import ModuleOp
+    from smec.ir.images import Arrays
 
 
 def import_model(

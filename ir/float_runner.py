@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smec.frontend.inputs import Arrays, Shapes, image_arrays
 from smec.ir.batching import stacking
 from smec.ir.core import BlockArgument, Value
 from smec.ir.dialects.builtin import GraphOp, ModuleOp
 from smec.ir.dialects.nn import Constant, NNOp, graph_opsets
 from smec.ir.dialects.nn_proto import captured_names
 from smec.ir.errors import SmecError
+from smec.ir.images import Arrays, image_arrays
 from smec.ir.onnx_model import Serialized, agree, serialize
 from smec.ir.onnx_session import Session, SessionError
-
-if TYPE_CHECKING:
-    import onnx
 
 #: Names of tensors, and the axis along which images are stacked in each (None: they cannot be).
 Axes = dict[str, "int | None"]
@@ -34,29 +29,16 @@ class FloatRunner:
     The graph is written down at construction: the module may be rewritten afterwards, and values are known by identity.
 
     Args:
-        model: a module whose graph holds `nn` operations only, or what `import_model` takes.
-        input_shapes, sample: for `import_model`.
+        module: one whose graph holds `nn` operations only.
         threads: of onnxruntime.
 
     Attributes:
-        module: the module (the imported one where a file was given).
+        module: the module.
         tensors: values by the name of the original model's tensor that they equal, inputs and outputs among them.
     """
 
-    def __init__(
-        self,
-        model: ModuleOp | str | Path | onnx.ModelProto,
-        *,
-        input_shapes: Shapes | None = None,
-        sample: Arrays | None = None,
-        threads: int = 2,
-    ) -> None:
-        if isinstance(model, ModuleOp):
-            self.module = model
-        else:
-            from smec.frontend.load import import_model
-
-            self.module = import_model(model, input_shapes=input_shapes, sample=sample)
+    def __init__(self, module: ModuleOp, *, threads: int = 2) -> None:
+        self.module = module
         self.threads = threads
         self.graph: GraphOp = self.module.graph
         block = self.graph.block
