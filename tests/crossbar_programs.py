@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from isa_programs import LAYER, metadata
 
+from smec.ir.isa_machine import run_machine
 from smec.ir.isa_sections import (
     F32,
     I32,
@@ -25,6 +26,8 @@ from smec.ir.isa_sections import (
 )
 from smec.ir.isa_table import encode
 from smec.runtime.container import Program
+from smec.runtime.plan import Plan
+from smec.runtime.simulator import Simulator
 
 TARGET: dict[str, Any] = {
     "name": "test", "rows": 16, "columns": 8, "cell_bits": 1, "dac_bits": 1, "adc_bits": 8, "concurrent_rows": 1024,
@@ -184,4 +187,22 @@ class Network:
         self.port(f"y{layer}", self.agu(dst), (pixels, channels), "uint16", output=True)
 
 
-__all__ = ["F32", "I32", "I64", "SPACE_ACC", "SPACE_ACT", "SPACE_HOST", "TARGET", "U8", "U16", "Network"]
+def check(program: Program, inputs: dict[str, np.ndarray], engines: tuple[str, ...] = ("auto", "adc")) -> Plan:
+    """All outputs, accumulators and saturated reads equal the reference machine's, in batches too."""
+    images = len(next(iter(inputs.values())))
+    machine = run_machine(program, inputs)
+    simulator = Simulator(program)
+    for engine in engines:
+        for batch in (images, 2):
+            result = simulator.run(inputs, engine, batch=batch, trace_accumulators=True)
+            for name, expected in machine.outputs().items():
+                np.testing.assert_array_equal(result.outputs[name], expected.reshape(result.outputs[name].shape), name)
+            assert result.accumulators is not None
+            for layer, parts in machine.accumulators.items():
+                found = result.accumulators[f"layer{layer}"]
+                np.testing.assert_array_equal(found.reshape(images, -1), np.concatenate(parts, axis=1))
+            assert sum(result.saturated.values()) == machine.saturated.sum()
+    return simulator.plan
+
+
+__all__ = ["F32", "I32", "I64", "SPACE_ACC", "SPACE_ACT", "SPACE_HOST", "TARGET", "U8", "U16", "Network", "check"]

@@ -45,7 +45,7 @@ def scaled_adc(adc: dict[str, Any], bits: int) -> dict[str, Any]:
     if type(given) is not int or not 1 <= given <= 24 or given == bits:
         return adc
     (energy_from, area_from), (energy_to, area_to) = adc_curve(given), adc_curve(bits)
-    factors = {name: energy_to / energy_from for name in ("energy_pj", "power_mw", "leakage_mw")}
+    factors = dict.fromkeys(("energy_pj", "power_mw", "leakage_mw"), energy_to / energy_from)
     factors["area_mm2"] = area_to / area_from
     scaled = {name: adc[name] * factor for name, factor in factors.items() if type(adc.get(name)) in (int, float)}
     return {**adc, **scaled, "bits": bits}
