@@ -1,10 +1,10 @@
 """Constraint sets: the integer matrices that a quantizer may choose from, and the nearest of them to a given matrix.
 
-A weight matrix has K rows (inputs of a layer, in the order of im2col) and M columns (outputs). For grouped and depthwise
-convolutions there is one matrix a group; leading axes of an array are such groups, so shapes are [..., K, M] throughout.
-The crossbars matter for two things: a row is cut into segments of C columns, one a tile, each with a row shift of its
-own; and rows come in tiles of R (see `smec.passes.mapping.tiling`; blocks packed on the diagonal of a tile have rows and
-row shifts of their own too).
+A weight matrix has K rows (inputs of a layer, in the order of im2col) and M columns (outputs). For grouped and
+depthwise convolutions there is one matrix a group; leading axes of an array are such groups, so shapes are [..., K, M]
+throughout. The crossbars matter for two things: a row is cut into segments of C columns, one a tile, each with a row
+shift of its own; and rows come in tiles of R (see `smec.passes.mapping.tiling`; blocks packed on the diagonal of a tile
+have rows and row shifts of their own too).
 
 Three kinds of sets, by what they have to say about themselves:
 

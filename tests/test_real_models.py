@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import shared
 
+import shared
 import smec
 from smec.ir.errors import SmecError
 

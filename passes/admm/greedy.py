@@ -1,8 +1,8 @@
 """Greedy error compensation: each row is rounded once, and the rows after it make up for its error.
 
 Source: Frantar et al., GPTQ, arXiv 2210.17323 (the order of rows by their diagonal entry is its `act-order`). The
-difference: a row of a tile is projected onto the constraint set as a whole, so that its row shift is chosen from the row as
-it then stands.
+difference: a row of a tile is projected onto the constraint set as a whole, so that its row shift is chosen from the
+row as it then stands.
 """
 
 from __future__ import annotations

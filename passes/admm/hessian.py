@@ -115,7 +115,7 @@ class _Rows:
         self.k = k
 
     def positions(self, x: np.ndarray) -> int:
-        return x.shape[1]
+        return int(x.shape[1])
 
     def pick(self, x: np.ndarray, each: int, random: np.random.Generator) -> np.ndarray:
         return _choose(len(x), self.positions(x), each, random)
@@ -132,7 +132,7 @@ class _Patches:
         self.out = op.out.type.shape[2:]
 
     def positions(self, x: np.ndarray) -> int:
-        return self.out[0] * self.out[1]
+        return int(self.out[0] * self.out[1])
 
     def pick(self, x: np.ndarray, each: int, random: np.random.Generator) -> np.ndarray:
         return _choose(len(x), self.positions(x), each, random)

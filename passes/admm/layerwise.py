@@ -27,10 +27,11 @@ from smec.passes.quantize_nearest import set_integers, zero_share
 class LayerwiseQuantizer(Pass):
     """Base of `quantize-admm` and `quantize-greedy`.
 
-    Layers are visited in order. A layer's inputs X are those of the network as far as it is quantized, on the calibration
-    images; the output that its integers are to reproduce is that of the float layer on the float network's inputs, so
-    that a layer also corrects errors made before it (GPTAQ, arXiv 2504.02692, has the same target). The mean error is
-    left to the bias. Without the float network (a module read from text) the target is the float layer on X.
+    Layers are visited in order. A layer's inputs X are those of the network as far as it is quantized, on the
+    calibration images; the output that its integers are to reproduce is that of the float layer on the float
+    network's inputs, so that a layer also corrects errors made before it (GPTAQ, arXiv 2504.02692, has the same
+    target). The mean error is left to the bias. Without the float network (a module read from text) the target is the
+    float layer on X.
     """
 
     requires = ("quant.float",)
@@ -120,7 +121,9 @@ class LayerwiseQuantizer(Pass):
             raise op.error("weights hold NaN or infinities", expected="finite weights")
         blocks = weight_blocks(op, weight)
         moments = measure(op, levels, real, blocks, random)
-        problem = problem_of(moments, blocks, self._constraint(op, pattern, context), self.scale == "column", self.damping)
+        problem = problem_of(
+            moments, blocks, self._constraint(op, pattern, context), self.scale == "column", self.damping
+        )
         solution, figures = self._solve(problem)
         real_weights = solution.integers * solution.scales
         shift = moments.mean_y - np.einsum("gk,gkm->gm", moments.mean_x, real_weights)
@@ -161,8 +164,8 @@ def problem_of(
 ) -> Problem:
     """The problem of a layer with float weights [G, K, M].
 
-    H is scaled to a mean diagonal of 1, so that float32 suits it, and damped. Where the samples say nothing, the damping
-    draws the target to the float weights.
+    H is scaled to a mean diagonal of 1, so that float32 suits it, and damped. Where the samples say nothing, the
+    damping draws the target to the float weights.
     """
     k = weight.shape[1]
     diagonal = moments.hessian.trace(axis1=1, axis2=2) / k
@@ -200,5 +203,5 @@ def starting_scales(problem: Problem) -> np.ndarray:
         error = problem.error(integers, refit(problem, integers, scales))
         if best is None or error < best[0]:
             best = error, scales
-    assert best is not None  # there are shares
+    assert best is not None  # noqa: S101  # for the type checker: there are shares
     return best[1]

@@ -1,12 +1,15 @@
 """Coordinate descent on integers: one row at a time, exactly.
 
 With all other rows fixed, the error as a function of one row r of Z is H_rr |z_r - z*|^2 + const with
-z* = z_r - R_r / H_rr, R = H (Z - W): its best value is the projection of z* onto the set, entry weights a^2. Sweeps over
-all rows never increase the error; between sweeps the scales are fitted again. Rows are taken in blocks, within which R is
-kept up to date row by row, and after which all of it is, by one product (as in GPTQ, arXiv 2210.17323, section 3).
+z* = z_r - R_r / H_rr, R = H (Z - W): its best value is the projection of z* onto the set, entry weights a^2. Sweeps
+over all rows never increase the error; between sweeps the scales are fitted again. Rows are taken in blocks, within
+which R is kept up to date row by row, and after which all of it is, by one product (as in GPTQ, arXiv 2210.17323,
+section 3).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -74,11 +77,13 @@ def sweep(problem: Problem, integers: np.ndarray, scales: np.ndarray, rows: RowS
         local = np.ascontiguousarray(h[:, block, block])
         change = np.zeros((groups, local.shape[1], m), np.float32)
 
-        def work(start: int, stop: int) -> None:
-            _sweep_block(
-                start, stop, strips, strip, local, residual[:, block], integers[:, block], scales,
-                bounds.low[:, block], bounds.high[:, block], table, middle, change,
-            )  # fmt: skip
+        arrays = (
+            local, residual[:, block], integers[:, block], scales, bounds.low[:, block], bounds.high[:, block],
+            table, middle, change,
+        )  # fmt: skip
+
+        def work(start: int, stop: int, arrays: tuple[Any, ...] = arrays) -> None:
+            _sweep_block(start, stop, strips, strip, *arrays)
 
         in_chunks(groups * strips, work, least=max(1, 4096 // (local.shape[1] * strip)))
         if k > BLOCK:

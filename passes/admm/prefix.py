@@ -79,7 +79,7 @@ def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Wei
     """
     images = max((len(a) for a in arrays.values()), default=1)
     live: dict[Value, np.ndarray] = {}
-    remaining = {v: len(v.uses) for v in graph.block.args}
+    remaining: dict[Value, int] = {v: len(v.uses) for v in graph.block.args}
     for name, value in zip(graph.input_names, graph.block.args, strict=True):
         live[value] = arrays[name]
     layers = [op for op in graph.ops if isinstance(op, WeightedOp)]
@@ -94,13 +94,13 @@ def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Wei
                 return
         results = _run(op, inputs, images)
         del inputs
-        for value in op.operands:
-            remaining[value] -= 1
-            if not remaining[value]:
-                del live[value]
-        for value, array in zip(op.results, results, strict=True):
-            if value.uses:
-                live[value], remaining[value] = array, len(value.uses)
+        for used in op.operands:
+            remaining[used] -= 1
+            if not remaining[used]:
+                del live[used]
+        for result, array in zip(op.results, results, strict=True):
+            if result.uses:
+                live[result], remaining[result] = array, len(result.uses)
 
 
 def _run(op: Operation, inputs: list[np.ndarray], images: int) -> list[np.ndarray]:
@@ -125,7 +125,7 @@ def _run_region(op: HostOp, inputs: list[np.ndarray], images: int) -> list[np.nd
         return [np.broadcast_to(a, (images, *a.shape[1:])) if len(a) == 1 else a for a in op.interpret(inputs)]
     ops = [inner for inner in block.ops if not inner.is_terminator]
     graph = op.parent_op()
-    assert isinstance(graph, GraphOp)  # regions are operations of the graph
+    assert isinstance(graph, GraphOp)  # noqa: S101  # for the type checker: regions are operations of the graph
     segment = Segment(ops, block.args, list(dict.fromkeys(outputs)), graph_opsets(graph))
     try:
         found = segment.run(dict(zip(block.args, inputs, strict=True)), images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,9 @@ class Segment:
             feed = {n: a.reshape(-1, *a.shape[2:]) for n, a in zip(self.input_names, arrays, strict=True)}
             return [a.reshape(len(arrays[0]), -1, *a.shape[1:]) for a in self.session.run(feed)]
         count = len(arrays[0]) if arrays else 1
-        rows = [self.session.run({n: a[i] for n, a in zip(self.input_names, arrays, strict=True)}) for i in range(count)]
+        rows = [
+            self.session.run({n: a[i] for n, a in zip(self.input_names, arrays, strict=True)}) for i in range(count)
+        ]
         return [np.stack(found) for found in zip(*rows, strict=True)]
 
 
@@ -117,7 +120,7 @@ def _convolution(op: Conv, weight: np.ndarray, mult: np.ndarray, off: np.ndarray
     }
     top, left, bottom, right = op.pads
     kind = TensorProto.UINT8 if op.out.type.dtype == np.uint8 else TensorProto.INT32
-    spatial = {"strides": op.strides, "dilations": op.dilations, "pads": (top, left, bottom, right)}
+    spatial: dict[str, Any] = {"strides": op.strides, "dilations": op.dilations, "pads": (top, left, bottom, right)}
     nodes = [
         helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["f", "z"], ["centred"]),

@@ -5,8 +5,8 @@ infinite elsewhere; in scaled form, with penalty rho and running sum of residual
 
     V <- (H + rho I)^-1 (H W + rho (Z - U));   Z <- project(V + U);   U <- U + V - Z
 
-Source: Boyd et al., Distributed Optimization and Statistical Learning via ADMM, 2011, doi 10.1561/2200000016, sections 3.1.1
-and 9.1 (a constraint set that is not convex: a heuristic, hence the best iterate is kept).
+Source: Boyd et al., Distributed Optimization and Statistical Learning via ADMM, 2011, doi 10.1561/2200000016, sections
+3.1.1 and 9.1 (a constraint set that is not convex: a heuristic, hence the best iterate is kept).
 
 With H = E diag(l) E^T all of it happens in the basis E: V^ = E^T V needs no solve, errors and scales follow from
 Q^ = E^T Q, and one iteration is two products of K x K with K x M.
@@ -59,7 +59,9 @@ class Basis:
         return Basis(np.maximum(values, np.finfo(np.float32).tiny)[..., None], vectors)
 
 
-def solve(problem: Problem, scales: np.ndarray, schedule: Schedule, basis: Basis, trace: Trace | None = None) -> Solution:
+def solve(
+    problem: Problem, scales: np.ndarray, schedule: Schedule, basis: Basis, trace: Trace | None = None
+) -> Solution:
     """Run ADMM from the projection of the target.
 
     Args:
@@ -72,9 +74,9 @@ def solve(problem: Problem, scales: np.ndarray, schedule: Schedule, basis: Basis
     Returns:
         The best iterate, with scales fitted to it.
     """
-    target, column, l, e = problem.target, problem.column, basis.values, basis.vectors
+    target, column, values, e = problem.target, problem.column, basis.values, basis.vectors
     et = np.ascontiguousarray(e.transpose(0, 2, 1))
-    pressed = l * (et @ target)  # E^T H W
+    pressed = values * (et @ target)  # E^T H W
     energy = problem.energy
     rho = np.float32(schedule.rho) * problem.hessian.trace(axis1=1, axis2=2)[:, None, None] / target.shape[1]
     q = problem.project(target, scales)
@@ -84,13 +86,13 @@ def solve(problem: Problem, scales: np.ndarray, schedule: Schedule, basis: Basis
     zh = uh = np.zeros_like(target)
     for iteration in range(schedule.iterations + 1):
         if iteration:
-            vh = (pressed + rho * (zh - uh)) / (l + rho)
+            vh = (pressed + rho * (zh - uh)) / (values + rho)
             sought = e @ vh + u
             q = problem.project(sought, scales)
             scales = _euclidean_scales(q, sought, scales, column)
         qh = et @ q.astype(np.float32)
         inner = np.einsum("gkm,gkm->gm", qh, pressed, dtype=np.float64)[:, None]
-        power = np.einsum("gkm,gkm->gm", l * qh, qh, dtype=np.float64)[:, None]
+        power = np.einsum("gkm,gkm->gm", values * qh, qh, dtype=np.float64)[:, None]
         fitted = fitted_scales(inner, power, scales, column)
         error = float((fitted * (fitted * power - 2 * inner)).sum()) + energy
         if best is None or error < best.error:
@@ -104,7 +106,7 @@ def solve(problem: Problem, scales: np.ndarray, schedule: Schedule, basis: Basis
             trace.dual.append(float(np.square(rho * (new - z)).sum(dtype=np.float64)))
         z, zh = new, newh
         rho = rho * np.float32(schedule.growth if iteration else 1)
-    assert best is not None  # there is at least the first iteration
+    assert best is not None  # noqa: S101  # for the type checker: there is at least the first iteration
     return Solution(best.integers, best.scales, problem.error(best.integers, best.scales))
 
 
@@ -113,4 +115,5 @@ def _euclidean_scales(q: np.ndarray, sought: np.ndarray, scales: np.ndarray, col
     real = q.astype(np.float32)
     inner = np.einsum("gkm,gkm->gm", real, sought, dtype=np.float64)[:, None]
     power = np.einsum("gkm,gkm->gm", real, real, dtype=np.float64)[:, None]
-    return np.maximum(fitted_scales(inner, power, scales, column), SMALLEST_SCALE)
+    fitted: np.ndarray = np.maximum(fitted_scales(inner, power, scales, column), SMALLEST_SCALE)
+    return fitted

@@ -114,7 +114,8 @@ class ZeroBlocks(BoxSet):
 def block_index(count: int, size: int, tile: int) -> np.ndarray:
     """The block of each of `count` indices: blocks of `size`, counted through tiles in which they start anew."""
     tiles, inside = np.divmod(np.arange(count), tile)
-    return tiles * -(-tile // size) + inside // size
+    block: np.ndarray = tiles * -(-tile // size) + inside // size
+    return block
 
 
 def full_box(box: Box, shape: tuple[int, ...]) -> Box:

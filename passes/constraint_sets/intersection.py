@@ -28,8 +28,7 @@ class JointRows(RowSet):
     second: RowSet | None = None
 
     def levels(self) -> Sequence[np.ndarray]:
-        assert self.first is not None
-        assert self.second is not None
+        assert self.first is not None and self.second is not None  # noqa: S101  # for the type checker
         return [np.intersect1d(a, b) for a in self.first.pruned() for b in self.second.pruned()]
 
     def text(self) -> str:
@@ -86,9 +85,7 @@ class Intersection(ConstraintSet):
         return "+".join(p.text() for p in ([self.rows, *parts] if self.rows else parts))
 
 
-def project_boxes(
-    rows: RowSet, boxes: Sequence[BoxSet], values: np.ndarray, weights: np.ndarray | None
-) -> np.ndarray:
+def project_boxes(rows: RowSet, boxes: Sequence[BoxSet], values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Nearest rows within a box of each of `boxes`: cases 1 and 2 of `Intersection`."""
     found = rows.project(values, weights)
     if not boxes:
@@ -117,7 +114,7 @@ def _boxed(
             break
         # With the levels that the rows have now: what would entries be that the box keeps at zero?
         nearest = _in_the_same_levels(rows, found, values)
-    assert best is not None  # the first round sets it
+    assert best is not None  # noqa: S101  # for the type checker: the first round sets it
     return best[1], best[2]
 
 

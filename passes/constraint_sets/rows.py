@@ -106,7 +106,7 @@ def _table(rows: RowSet) -> tuple[np.ndarray, int]:
 @register_constraint
 @dataclass(frozen=True)
 class PatternSet(RowSet):
-    """Every entry is of a pattern (`smec.passes.patterns`): `pattern:window:3`, the options of the pattern behind it."""
+    """Every entry is of a pattern (`smec.passes.patterns`): `pattern:window:3`, the pattern's options behind it."""
 
     name = "pattern"
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 def _number(description: str, *, most: float = 1e9, zero: bool = False, **more: Any) -> Any:
     """A finite number above 0 (from 0 on if `zero`)."""
-    bound = {"ge": 0} if zero else {"gt": 0}
+    bound: dict[str, Any] = {"ge": 0} if zero else {"gt": 0}
     return Field(description=description, le=most, allow_inf_nan=False, **bound, **more)
 
 
