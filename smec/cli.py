@@ -301,3 +301,14 @@ def targets_command(name: str | None, json_path: str | None) -> None:
     from smec.documents import targets_document
 
     emit("targets", targets_document(name), json_path)
+
+
+def _register() -> None:
+    """Add the commands that have files of their own."""
+    from smec.commands import assembly
+
+    for command in (assembly.disasm_command, assembly.asm_command):
+        main.add_command(command)
+
+
+_register()

@@ -85,16 +85,6 @@ class Target(BaseModel):
             return {**values, "adc": scaled_adc(values["adc"], values["adc_bits"])}
         return values
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Target:
-        """Refuse shares that do not come out even."""
-        if self.crossbars_per_core % self.ima.crossbars:
-            raise ValueError("crossbars_per_core is no multiple of ima.crossbars")
-        for name in ("dac", "adc"):
-            if self.ima.crossbars % getattr(self, name).crossbars:
-                raise ValueError(f"ima.crossbars is no multiple of {name}.crossbars")
-        return self
-
     def figures(self) -> dict[str, float]:
         """Power, area and peak rate of its in-situ multipliers, cores and chips; see `smec.targets.figures`."""
         return figures(self)
@@ -119,6 +109,15 @@ def load(target: str | os.PathLike[str] | Target) -> Target:
     return _validated(values, where)
 
 
+def from_values(values: dict[str, Any], where: str = "<target>") -> Target:
+    """A target from what a TOML file of it would say, `inherits` included.
+
+    Raises:
+        SmecError: an unknown parent or key, or a value that is missing or out of range.
+    """
+    return _validated(_inherited(dict(values), where, Path(), 0), where)
+
+
 def _values(target: str, base: Path, depth: int) -> tuple[str, dict[str, Any]]:
     """(where it was found, the numbers with what they inherit)."""
     if depth > _DEPTH:
@@ -128,12 +127,17 @@ def _values(target: str, base: Path, depth: int) -> tuple[str, dict[str, Any]]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SmecError(f"not valid TOML: {error}", location=where) from None
+    return where, _inherited(values, where, folder, depth)
+
+
+def _inherited(values: dict[str, Any], where: str, folder: Path, depth: int) -> dict[str, Any]:
+    """The numbers with those that they inherit."""
     parent = values.pop("inherits", None)
     if parent is None:
-        return where, values
+        return values
     if not isinstance(parent, str):
         raise SmecError("'inherits' names no target", location=where, expected="text", found=repr(parent))
-    return where, _merged(_values(parent, folder, depth + 1)[1], values)
+    return _merged(_values(parent, folder, depth + 1)[1], values)
 
 
 def _merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -183,8 +187,6 @@ def _validated(values: dict[str, Any], where: str) -> Target:
         if first["type"] == "missing":
             meaning = fields[str(first["loc"][-1])].description
             raise SmecError(f"key '{key}' is missing ({meaning})", location=where) from None
-        if first["type"] == "value_error":
-            raise SmecError(f"bad target: {first['ctx']['error']}", location=where) from None
         message = f"bad value of '{key}': {first['msg']}"
         raise SmecError(message, location=where, found=repr(first["input"])[:60]) from None
 

@@ -16,7 +16,8 @@ def figures(target: Target) -> dict[str, float]:
     """Published-style totals, by the names of `smec targets NAME`.
 
     An "ima" is an in-situ multiplier, a "tile" is a core with its share of a router. `gops`: operations (a multiply and
-    an add are two) of a chip at `PEAK_BITS`-bit weights and activations, all cells in use, in 1e9/s.
+    an add are two) of a chip at `PEAK_BITS`-bit weights and activations, all cells in use, in 1e9/s. Shares that do not
+    come out even count in part.
     """
     ima_power, ima_area = _ima(target, "power_mw"), _ima(target, "area_mm2")
     tile_power, tile_area = _tile(target, "power_mw", ima_power), _tile(target, "area_mm2", ima_area)

@@ -1,0 +1,26 @@
+"""How long a program takes on its target, what limits it, and what it costs: `time_program(program)`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smec.runtime.container import Program
+    from smec.runtime.timing.report import TimingReport
+
+__all__ = ["TimingReport", "time_program"]
+
+
+def time_program(program: Program, images: int = 1) -> TimingReport:
+    """Time a program on the target that it was compiled for; see `smec.runtime.timing.report.time_program`."""
+    from smec.runtime.timing.report import time_program as run
+
+    return run(program, images)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TimingReport":
+        from smec.runtime.timing.report import TimingReport
+
+        return TimingReport
+    raise AttributeError(name)

@@ -1,0 +1,179 @@
+"""What one pixel costs on each tile: reads, conversions, rows driven, and which arrays and converters they occupy.
+
+The blocks of a tile lie in one or more physical crossbars. Blocks side by side in one of them have the same rows, and
+share reads where their row groups agree: no row is in group i of one and group j of another, and a row that only some
+of them drive holds zeros in the others. Otherwise they need reads of their own, one after the other. Different physical
+crossbars of a tile read at the same time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from smec.ir.isa_sections import IntArray, tile_of_crossbar
+from smec.runtime.container import Program
+from smec.runtime.timing.machine import Machine
+
+#: Blocks whose row groups are handled at a time, to bound memory.
+_BATCH = 1 << 14
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Costs of one pixel, int64 [tiles] each, and where they fall.
+
+    reads: crossbar reads, one after the other: those of the busiest physical crossbar.
+    conversions: of all columns, of each block's only in reads that drive some of its rows. drives: digits put on rows,
+    counted once for blocks that are read together.
+    cells: cells read (driven rows times used columns, over all blocks). rows, columns: used ones.
+    converter_time: fs that the busiest bank of converters takes.
+    arrays: for each tile its physical crossbars, as (index, reads). banks: likewise (bank, conversions).
+    """
+
+    reads: IntArray
+    conversions: IntArray
+    drives: IntArray
+    cells: IntArray
+    rows: IntArray
+    columns: IntArray
+    converter_time: IntArray
+    arrays: list[list[tuple[int, int]]]
+    banks: list[list[tuple[int, int]]]
+
+
+def tile_costs(program: Program, machine: Machine) -> Tiles:
+    """The costs of every tile of a program."""
+    s = program.sections
+    count = len(s["tile_xbars"])
+    blocks = len(s["xbar_phys"])
+    tile = tile_of_crossbar(np.asarray(s["tile_xbars"]), blocks)
+    columns = np.count_nonzero(np.asarray(s["tile_cols"]) >= 0, axis=1).astype(np.int64)
+    rows = np.count_nonzero(np.asarray(s["tile_rows"]) >= 0, axis=1).astype(np.int64)
+    phys = np.asarray(s["xbar_phys"]).astype(np.int64)
+    place = np.asarray(s["xbar_place"]).astype(np.int64)
+    group = np.array(s["xbar_group"])
+    leader = _share_reads(program, tile, phys, group)
+    leads = np.flatnonzero(leader == np.arange(blocks))
+    own_reads, own_drives, block_reads, block_cells = _block_costs(program, tile, group, leader, machine.dac_bits)
+
+    # One entry for each physical crossbar of each tile.
+    key = tile * (int(phys.max(initial=0)) + 1) + phys
+    entries, at, entry = np.unique(key, return_index=True, return_inverse=True)
+    entry = entry.reshape(-1)
+    array_tile, array_phys = tile[at], phys[at]
+    array_reads = _sums(entry[leads], own_reads[leads], len(entries))
+    array_drives = _sums(entry[leads], own_drives[leads], len(entries))
+    array_conversions = _sums(entry, block_reads * columns[tile], len(entries))
+    bank = place[at, 0] * machine.crossbars_per_core + place[at, 1] // machine.adc_crossbars
+
+    reads = np.zeros(count, np.int64)
+    np.maximum.at(reads, array_tile, array_reads)
+    arrays: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    load: list[dict[int, int]] = [{} for _ in range(count)]
+    columns_of = zip(
+        array_tile.tolist(), array_phys.tolist(), array_reads.tolist(), bank.tolist(), array_conversions.tolist()
+    )
+    for t, q, n, b, c in columns_of:
+        arrays[t].append((q, n))
+        load[t][b] = load[t].get(b, 0) + c
+    busiest = np.array([max(banks.values(), default=0) for banks in load], np.int64).reshape(count)
+    return Tiles(
+        reads=reads,
+        conversions=_sums(array_tile, array_conversions, count),
+        drives=_sums(array_tile, array_drives, count),
+        cells=_sums(tile, block_cells * columns[tile], count),
+        rows=rows,
+        columns=columns,
+        converter_time=-(-busiest // machine.adc_per_bank) * machine.conversion,
+        arrays=arrays,
+        banks=[list(banks.items()) for banks in load],
+    )
+
+
+def _sums(index: IntArray, values: IntArray, size: int) -> IntArray:
+    out = np.zeros(size, np.int64)
+    np.add.at(out, index, values)
+    return out
+
+
+def _share_reads(program: Program, tile: IntArray, phys: IntArray, group: npt.NDArray[np.int16]) -> IntArray:
+    """The block whose reads each block shares, int64 [blocks]: itself, or an earlier one beside it.
+
+    `group` of the blocks that others share reads with becomes the union: what is driven in these reads.
+    """
+    leader = np.arange(len(tile), dtype=np.int64)
+    key = tile * (int(phys.max(initial=0)) + 1) + phys
+    _, inverse, size = np.unique(key, return_inverse=True, return_counts=True)
+    beside = np.flatnonzero(size[inverse.reshape(-1)] > 1)
+    leaders: dict[int, list[int]] = {}
+    free: dict[int, npt.NDArray[np.bool_]] = {}  # rows that a leader and all its followers may have driven
+    for block in beside.tolist():
+        mine, empty = np.array(group[block]), _empty_rows(program, int(tile[block]), block)
+        for other in leaders.setdefault(int(key[block]), []):
+            theirs = group[other]
+            both = (mine >= 0) & (theirs >= 0)
+            agrees = np.array_equal(mine[both], theirs[both])
+            if agrees and empty[(theirs >= 0) & ~both].all() and free[other][(mine >= 0) & ~both].all():
+                leader[block] = other
+                group[other] = np.where(theirs >= 0, theirs, mine)
+                free[other] &= empty | (mine >= 0)
+                break
+        else:
+            leaders[int(key[block])].append(block)
+            free[block] = empty | (mine >= 0)
+    return leader
+
+
+def _empty_rows(program: Program, tile: int, block: int) -> npt.NDArray[np.bool_]:
+    """Rows of a tile whose cells in one of its blocks are all zero, bool [R]; what is outside the array is."""
+    s, c = program.sections, program.hardware.cell_bits
+    row0, column0 = (int(n) for n in s["xbar_place"][block, 2:])
+    columns = np.flatnonzero(np.asarray(s["tile_cols"][tile]) >= 0)
+    bits = np.unpackbits(np.asarray(s["cells"][int(s["xbar_phys"][block])])[row0:], axis=1, bitorder="little")
+    first = (columns + column0)[:, None] * c + np.arange(c)
+    used: npt.NDArray[np.bool_] = np.zeros(program.hardware.rows, np.bool_)
+    used[: len(bits)] = bits[:, first.reshape(-1)].any(axis=1)
+    return ~used
+
+
+def _block_costs(
+    program: Program, tile: IntArray, group: npt.NDArray[np.int16], leader: IntArray, dac_bits: int
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Costs of each block for one pixel, int64 [blocks] each.
+
+    A group of rows takes ceil((A + kmax - kmin) / d) reads, k being its row shifts.
+
+    Returns:
+        Of a leader's reads: (their number, rows driven summed over them). Of a block's own part in them: (reads that
+        drive some of its rows, its driven rows summed over them).
+    """
+    blocks, width = len(tile), int(group.max(initial=-1)) + 1
+    shifts, own = np.asarray(program.sections["tile_shift"]), np.asarray(program.sections["xbar_group"])
+    cycles = np.zeros((blocks, max(width, 1)), np.int64)
+    drives = np.zeros(blocks, np.int64)
+    for first in range(0, blocks, _BATCH):
+        part = slice(first, min(blocks, first + _BATCH))
+        n = part.stop - part.start
+        block, row = np.nonzero(group[part] >= 0)
+        key = block * cycles.shape[1] + group[part][block, row]
+        shift = shifts[tile[part][block], row].astype(np.int64)
+        low, high = (np.full(n * cycles.shape[1], level, np.int64) for level in (255, -1))
+        np.minimum.at(low, key, shift)
+        np.maximum.at(high, key, shift)
+        reads = np.where(high >= 0, -(-(program.act_bits + high - low) // dac_bits), 0)
+        cycles[part] = reads.reshape(n, -1)
+        drives[part] = (reads * np.bincount(key, minlength=len(reads))).reshape(n, -1).sum(axis=1)
+    own_reads, own_cells = np.zeros(blocks, np.int64), np.zeros(blocks, np.int64)
+    for first in range(0, blocks, _BATCH):
+        part = slice(first, min(blocks, first + _BATCH))
+        n = part.stop - part.start
+        block, row = np.nonzero(own[part] >= 0)
+        key = block * cycles.shape[1] + own[part][block, row]
+        rows = np.bincount(key, minlength=n * cycles.shape[1]).reshape(n, -1)
+        reads = cycles[leader[part]]
+        own_reads[part] = (reads * (rows > 0)).sum(axis=1)
+        own_cells[part] = (reads * rows).sum(axis=1)
+    return cycles.sum(axis=1), drives, own_reads, own_cells
