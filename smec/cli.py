@@ -195,23 +195,37 @@ def compile_command(
 )
 @click.option("--output", type=path_argument, metavar="OUT.npz", help="Write the outputs.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Images at a time; default: by memory.")
+@click.option("--trace", type=path_argument, metavar="FILE.json",
+              help="Write the timeline of the first image (Chrome trace events; opens in Perfetto).")  # fmt: skip
 @json_option
 def simulate_command(
-    program: str, data: str | None, engine: str, output: str | None, batch: int | None, json_path: str | None
+    program: str,
+    data: str | None,
+    engine: str,
+    output: str | None,
+    batch: int | None,
+    trace: str | None,
+    json_path: str | None,
 ) -> None:
-    """Run PROG.smebin on images."""
+    """Run PROG.smebin on images, and time it on its target."""
     from smec.documents import simulate_document
     from smec.program import Program
     from smec.report import terminal_progress
+    from smec.runtime.timing import is_timed, time_program
 
-    if output is not None:
-        check_output(output, program, data)
+    for path in (output, trace):
+        if path is not None:
+            check_output(path, program, data)
     loaded = Program.load(program)
     with terminal_progress() as progress:
         result = loaded.simulate(data, engine=engine, batch=batch, progress=progress)
     if output is not None:
         save_npz(output, result.outputs)
-    emit("simulate", simulate_document(loaded, result), json_path)
+    # A program of hand may name a target without parts: then there is nothing to time, and only --trace asks for it.
+    timing = time_program(loaded) if trace is not None or is_timed(loaded) else None
+    if timing is not None and trace is not None:
+        timing.write_trace(trace)
+    emit("simulate", simulate_document(loaded, result, timing), json_path)
 
 
 def save_npz(path: str, arrays: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from smec.passes.base import Pass
     from smec.program import Program, Simulation
+    from smec.runtime.timing import TimingReport
 
 
 def peak_rss_mb() -> float:
@@ -61,8 +62,11 @@ def lower_document(*, model: str, path: str, level: str, report: dict[str, Any],
     }
 
 
-def simulate_document(program: Program, result: Simulation) -> dict[str, Any]:
-    """What `smec simulate --json` writes (schema "smec.simulate/1")."""
+def simulate_document(program: Program, result: Simulation, timing: TimingReport | None) -> dict[str, Any]:
+    """What `smec simulate --json` writes (schema "smec.simulate/1"); the hardware figures are those of one image.
+
+    They are absent where the program's target does not describe its parts.
+    """
     layers = [
         {
             "name": info["name"],
@@ -86,6 +90,7 @@ def simulate_document(program: Program, result: Simulation) -> dict[str, Any]:
         "outputs": [_output(name, array) for name, array in result.outputs.items()],
         "saturated_reads": sum(layer["saturated_reads"] for layer in layers),
         "cycles": total_cycles(program),
+        **(timing.as_document() if timing is not None else {}),
         "wall_s": result.wall_s,
         "images_per_s": result.images_per_s,
         "peak_rss_mb": peak_rss_mb(),

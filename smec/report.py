@@ -268,10 +268,25 @@ def show_simulate(document: Document) -> None:
     rows += [
         ("saturated reads", f"{document['saturated_reads']:,}"),
         ("cycles/image", ", ".join(f"{n:,} {unit}" for unit, n in document["cycles"].items())),
+        *_hardware(document),
         ("time", f"{document['wall_s']:.3f} s, {document['images_per_s']:.1f} images/s"),
         ("memory", f"{document['peak_rss_mb']:.0f} MiB at most"),
     ]
     out.print(_facts(rows))
+
+
+def _hardware(document: Document) -> list[tuple[str, object]]:
+    """Latency, throughput, energy and area on the target, where it was timed."""
+    if "latency_ns" not in document:
+        return []
+    limit = document["bottleneck"]
+    where = f", layer {limit['layer']}" if limit["layer"] else ""
+    return [
+        ("latency", f"{document['latency_ns'] / 1e3:,.1f} us, first image"),
+        ("throughput", f"{document['throughput_images_per_s']:,.1f} images/s; bottleneck: {limit['resource']}{where}"),
+        ("energy", f"{document['energy_pj'] / 1e6:,.2f} uJ an image"),
+        ("area", f"{document['area_mm2']:.2f} mm2 on {document['chips']} chips"),
+    ]
 
 
 def _output(output: Mapping[str, Any]) -> str:

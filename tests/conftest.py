@@ -12,9 +12,7 @@ settings.register_profile(
     "ci", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("dev", deadline=None, max_examples=500)
-settings.register_profile(
-    "thorough", deadline=None, max_examples=10_000, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("thorough", deadline=None, max_examples=10_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
 
 # pytest-xdist already uses every core: one thread a worker in the numeric libraries keeps workers from contending. Set

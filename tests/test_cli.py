@@ -273,6 +273,20 @@ def test_simulate_reports_accuracy(program: str, tmp_path: Path) -> None:
         assert 100 * (arrays[name].argmax(1) == data["labels"]).mean() == pytest.approx(run["top1"])
 
 
+def test_simulate_times_the_program(program: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    found = document("simulate", program, "--trace", str(trace))
+    assert found["latency_ns"] > 0
+    assert found["throughput_images_per_s"] > 0
+    assert found["energy_pj"] > 0
+    assert found["area_mm2"] > 0
+    assert found["bottleneck"]["layer"] in {layer["name"] for layer in found["layers"]}
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert any(event["ph"] == "X" for event in events)
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
+    assert "latency" in smec("simulate", program).stdout
+
+
 def test_engines_agree(program: str, tmp_path: Path) -> None:
     with np.load(TEST) as file:
         np.savez(tmp_path / "few.npz", image=file["image"][:3])

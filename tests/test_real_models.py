@@ -21,8 +21,8 @@ adc_bits = 4
 """
 
 
-def resnet20(**options: Any) -> smec.Program:
-    return smec.compile(shared.RESNET20, calib=shared.cifar10_calib(500), **options)
+def resnet20(images: int = 500, **options: Any) -> smec.Program:
+    return smec.compile(shared.RESNET20, calib=shared.cifar10_calib(images), **options)
 
 
 def top1(program: smec.Program, images: int = 2000, engine: str = "exact") -> float:
@@ -60,25 +60,26 @@ def test_forced_groups_saturate_a_narrow_adc(tmp_path: Path) -> None:
         forced.simulate({"input": x}, engine="exact")
 
 
-#: (sign, squeeze depth, pattern, least accuracy): planes or crossbars a tile that remain are 8 - depth.
+#: (sign, squeeze depth, pattern, scale, least accuracy): planes or crossbars a tile that remain are 8 - depth.
 ADMM = [
-    ("differential", 4, "uniform", 91.5),
-    ("differential", 5, "uniform", 91.4),
-    ("differential", 6, "uniform", 91.3),
-    ("differential", 5, "window", 91.2),
-    ("twos-complement", 4, "uniform", 91.5),
-    ("twos-complement", 5, "uniform", 91.4),
-    ("twos-complement", 6, "uniform", 89.0),
+    ("differential", 4, "uniform", "column", 91.5),
+    ("differential", 5, "uniform", "column", 91.4),
+    ("differential", 6, "uniform", "column", 91.3),
+    ("differential", 5, "window", "column", 91.2),
+    ("twos-complement", 4, "uniform", "tensor", 91.5),
+    ("twos-complement", 5, "uniform", "column", 91.4),
+    ("twos-complement", 6, "uniform", "column", 89.0),
 ]
 
 
 @shared.needs_resnet20
 @pytest.mark.slow
-@pytest.mark.parametrize(("sign", "squeeze", "pattern", "least"), ADMM)
-def test_resnet20_by_admm(sign: str, squeeze: int, pattern: str, least: float) -> None:
-    """Label-free, 500 calibration images, 8-bit activations; squeeze-out loses nothing."""
+@pytest.mark.parametrize(("sign", "squeeze", "pattern", "scale", "least"), ADMM)
+def test_resnet20_by_admm(sign: str, squeeze: int, pattern: str, scale: str, least: float) -> None:
+    """Label-free, 512 calibration images, 8-bit activations; squeeze-out loses nothing."""
     report: dict[str, Any] = {}
-    program = resnet20(quantizer="admm", sign=sign, squeeze=squeeze, pattern=pattern, shift="fit", report=report)
+    options: dict[str, Any] = {"sign": sign, "squeeze": squeeze, "pattern": pattern, "scale": scale, "shift": "fit"}
+    program = resnet20(images=512, quantizer="admm", report=report, **options)
     assert {layer["squared_error"] for layer in report["squeeze-out"]["layers"]} == {0}
     assert top1(program) >= least
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from smec.runtime.container import Program
     from smec.runtime.timing.report import TimingReport
 
-__all__ = ["TimingReport", "time_program"]
+__all__ = ["TimingReport", "is_timed", "time_program"]
 
 
 def time_program(program: Program, images: int = 1) -> TimingReport:
@@ -16,6 +16,11 @@ def time_program(program: Program, images: int = 1) -> TimingReport:
     from smec.runtime.timing.report import time_program as run
 
     return run(program, images)
+
+
+def is_timed(program: Program) -> bool:
+    """Whether the program's target describes its parts; a hand-written one may give the bare geometry only."""
+    return "stages" in program.metadata["target"]
 
 
 def __getattr__(name: str) -> Any:

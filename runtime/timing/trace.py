@@ -45,9 +45,13 @@ def trace_document(graph: TaskGraph, schedule: Schedule) -> dict[str, Any]:
 def write_trace(graph: TaskGraph, schedule: Schedule, path: str | os.PathLike[str]) -> None:
     """Write the trace to a file; SmecError if it cannot be written."""
     text = json.dumps(trace_document(graph, schedule), separators=(",", ":"))
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.partial")
     try:
-        Path(path).write_text(text, "utf-8")
+        beside.write_text(text, "utf-8")
+        beside.replace(target)
     except OSError as error:
+        beside.unlink(missing_ok=True)
         raise SmecError("cannot write the trace", location=str(path), found=error.strerror or error) from error
 
 
