@@ -11,29 +11,82 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smec.ir.core import Quantized
 from smec.ir.dialects.quant import Conv, WeightedOp
+from smec.passes.mapping.jit import compiled, in_chunks
 from smec.passes.mapping.tiling import conv_blocks
 
 #: Samples: this many for each row of H, but no fewer and no more than these numbers (if there are so many).
 SAMPLES_PER_ROW, LEAST_SAMPLES, MOST_SAMPLES = 128, 1 << 14, 1 << 17
 
+#: Rows of a matrix that is summed up in float32, to save memory.
+_LARGE = 1024
+
 #: Bytes of one step's samples.
 _STEP_BYTES = 48 << 20
+
+#: Elements that a thread gathers at least.
+_LEAST_WORK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Means over samples (rows x of X, y = x_f W of Y): H = <x x^T> - <x><x>^T float64 [G, K, K], likewise
-    <x y^T> - <x><y>^T [G, K, M]; `mean_x` [G, K], `mean_y` [G, M]; `samples`: how many.
+    """Sums over samples (rows x of X, y of Y) of x x^T [G, K, K], x y^T [G, K, M], x [G, K] and y [G, M].
 
-    Taking the means out leaves to the bias what a bias can do.
+    The first two are float64, float32 for large K. `hessian` and `cross` are what the means leave of them: what a bias
+    can do is left to the bias.
     """
 
-    hessian: np.ndarray
-    cross: np.ndarray
-    mean_x: np.ndarray
-    mean_y: np.ndarray
+    xx: np.ndarray
+    xy: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
     samples: int
+
+    @staticmethod
+    def none(groups: int, k: int, m: int) -> Moments:
+        wide = np.float64 if k <= _LARGE else np.float32
+        square, cross = np.zeros((groups, k, k), wide), np.zeros((groups, k, m), wide)
+        return Moments(square, cross, np.zeros((groups, k)), np.zeros((groups, m)), 0)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.xx + other.xx, self.xy + other.xy, self.x + other.x, self.y + other.y, self.samples + other.samples
+        )
+
+    def added(self, x: np.ndarray, y: np.ndarray) -> Moments:
+        """These and those of the samples x [G, n, K] and y [G, n, M]; the arrays of `self` are used up."""
+        xt = x.transpose(0, 2, 1)
+        np.add(self.xx, xt @ x, out=self.xx)
+        np.add(self.xy, xt @ y, out=self.xy)
+        np.add(self.x, x.sum(axis=1, dtype=np.float64), out=self.x)
+        np.add(self.y, y.sum(axis=1, dtype=np.float64), out=self.y)
+        return Moments(self.xx, self.xy, self.x, self.y, self.samples + x.shape[1])
+
+    @property
+    def mean_x(self) -> np.ndarray:
+        return self.x / max(self.samples, 1)
+
+    @property
+    def mean_y(self) -> np.ndarray:
+        return self.y / max(self.samples, 1)
+
+    @property
+    def hessian(self) -> np.ndarray:
+        """H: the covariance of x, [G, K, K]."""
+        return _covariance(self.xx, self.samples, self.mean_x, self.mean_x)
+
+    @property
+    def cross(self) -> np.ndarray:
+        """The covariance of x and y, [G, K, M]."""
+        return _covariance(self.xy, self.samples, self.mean_x, self.mean_y)
+
+
+def _covariance(products: np.ndarray, samples: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean of the products less the product of the means, of the dtype of `products`."""
+    found: np.ndarray = products / max(samples, 1)
+    found -= (a[:, :, None] * b[:, None, :]).astype(found.dtype)
+    return found
 
 
 def weight_blocks(op: WeightedOp, weight: np.ndarray) -> np.ndarray:
@@ -52,10 +105,27 @@ def blocks_to_weight(op: WeightedOp, blocks: np.ndarray, shape: tuple[int, ...])
     return np.ascontiguousarray(split.transpose(0, 3, 2, 1)).reshape(shape)
 
 
+@dataclass(frozen=True)
+class Addend:
+    """What is added to a layer's result: levels and their type in the quantized network, values in the float one.
+
+    Both are (B, *shape of the result).
+    """
+
+    levels: np.ndarray
+    element: Quantized
+    real: np.ndarray
+
+
 def measure(
-    op: WeightedOp, levels: np.ndarray, real: np.ndarray | None, weight: np.ndarray, random: np.random.Generator
-) -> Moments:
-    """Moments of a layer.
+    op: WeightedOp,
+    levels: np.ndarray,
+    real: np.ndarray | None,
+    weight: np.ndarray,
+    random: np.random.Generator,
+    addend: Addend | None = None,
+) -> tuple[Moments, Moments]:
+    """Moments of a layer, one for every other image (of a single image: pixel), to hold one against the other.
 
     Args:
         op: the layer.
@@ -63,95 +133,120 @@ def measure(
         real: what the float layer reads, as many values; None: the same values as `levels` stand for.
         weight: float weights, [G, K, M].
         random: of the sampled pixels.
+        addend: if the result is added to other values, those: Y then is what brings the sum, not the result, to what
+            it is in the float network.
     """
     groups, k, m = weight.shape
-    wide = np.float64 if k <= 1024 else np.float32
-    h, cross = np.zeros((groups, k, k), wide), np.zeros((groups, k, m), wide)
-    mean_x, mean_y = np.zeros((groups, k)), np.zeros((groups, m))
-    count = 0
-    for x, x_real in _samples(op, levels, real, k, random):
-        y = (x if x_real is None else x_real) @ weight
-        xt = x.transpose(0, 2, 1)
-        h += xt @ x
-        cross += xt @ y
-        mean_x += x.sum(axis=1, dtype=np.float64)
-        mean_y += y.sum(axis=1, dtype=np.float64)
-        count += x.shape[1]
-    n = max(count, 1)
-    mean_x, mean_y = mean_x / n, mean_y / n
-    h = h / n - mean_x[:, :, None] * mean_x[:, None, :]
-    cross = cross / n - mean_x[:, :, None] * mean_y[:, None, :]
-    return Moments(h, cross, mean_x, mean_y, count)
+    folds = [Moments.none(groups, k, m), Moments.none(groups, k, m)]
+    for fold in (0, 1):
+        for x, x_real, missing in _samples(op, (levels, real, addend), fold, k, random):
+            y = (x if x_real is None else x_real) @ weight
+            if missing is not None:
+                y += missing
+            folds[fold] = folds[fold].added(x, y)
+    return folds[0], folds[1]
 
 
 def _samples(
-    op: WeightedOp, levels: np.ndarray, real: np.ndarray | None, k: int, random: np.random.Generator
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Samples of the quantized and of the float layer, float32 [G, n, K] each, step by step."""
+    op: WeightedOp,
+    arrays: tuple[np.ndarray, np.ndarray | None, Addend | None],
+    fold: int,
+    k: int,
+    random: np.random.Generator,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
+    """Samples of the quantized and of the float layer, float32 [G, n, K], and of what the addend lacks, [G, n, M]."""
+    levels, real, addend = arrays
     q = op.x.type.quantized
-    shape = op.x.type.shape
+    window = _Window.of(op)
     wanted = min(max(SAMPLES_PER_ROW * k, LEAST_SAMPLES), MOST_SAMPLES)
-    if isinstance(op, Conv):
-        patches: _Patches | _Rows = _Patches(op)
-    else:
-        patches = _Rows(shape[-1])
-    levels = levels.reshape(-1, *shape[1:]) if isinstance(op, Conv) else levels.reshape(len(levels), -1, shape[-1])
-    float_rows = None if real is None else real.reshape(levels.shape)
-    each = min(patches.positions(levels), -(-wanted // max(len(levels), 1)))
-    step = max(1, min(_STEP_BYTES // max(4 * each * k * patches.groups, 1), 1 << 10))
+    levels, floats = _as_images(op, levels), None if real is None else _as_images(op, real)
+    positions = window.out[0] * window.out[1]
+    each = min(positions, -(-wanted // max(len(levels), 1)))
+    step = max(1, min(_STEP_BYTES // max(4 * each * k * window.groups, 1), len(levels)))
     for start in range(0, len(levels), step):
         part = slice(start, start + step)
-        picked = patches.pick(levels[part], each, random)
-        centred = (levels[part].astype(np.float32) - np.float32(q.zero_point)) * np.float32(q.scale)
-        yield patches.take(centred, picked), None if float_rows is None else patches.take(float_rows[part], picked)
+        picked = _choose(len(levels[part]), positions, each, random)
+        picked = picked[(picked // positions + start if len(levels) > 1 else picked) % 2 == fold]
+        if not len(picked):
+            continue
+        x = window.take(levels[part], picked, q.zero_point, q.scale)
+        x_real = None if floats is None else window.take(floats[part], picked, 0.0, 1.0)
+        yield x, x_real, None if addend is None else _missing(op, addend, part, picked)
 
 
-class _Rows:
-    """Samples of a matrix product: rows (images, rows of an image, K)."""
-
-    groups = 1
-
-    def __init__(self, k: int) -> None:
-        self.k = k
-
-    def positions(self, x: np.ndarray) -> int:
-        return int(x.shape[1])
-
-    def pick(self, x: np.ndarray, each: int, random: np.random.Generator) -> np.ndarray:
-        return _choose(len(x), self.positions(x), each, random)
-
-    def take(self, x: np.ndarray, picked: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(x.reshape(-1, self.k)[picked], np.float32)[None]
+def _missing(op: WeightedOp, addend: Addend, part: slice, picked: np.ndarray) -> np.ndarray:
+    """Float less quantized addend at the picked pixels, float32 [G, n, M]."""
+    shape = op.out.type.shape[1:]
+    window = _Window(op.groups if isinstance(op, Conv) else 1, (1, 1), (1, 1), (1, 1), (0, 0), (shape[1], shape[2]))
+    q = addend.element
+    real, levels = (a.reshape(-1, *shape)[part] for a in (addend.real, addend.levels))
+    missing: np.ndarray = window.take(real, picked, 0.0, 1.0)
+    missing -= window.take(levels, picked, q.zero_point, q.scale)
+    return missing
 
 
-class _Patches:
-    """Samples of a convolution over (images, C, H, W)."""
+def _as_images(op: WeightedOp, array: np.ndarray) -> np.ndarray:
+    """(B, *shape of a layer's input) as (images, C, H, W)."""
+    if isinstance(op, Conv):
+        return array.reshape(-1, *op.x.type.shape[1:])
+    k = op.x.type.shape[-1]
+    return array.reshape(len(array), -1, k).transpose(0, 2, 1)[..., None]
 
-    def __init__(self, op: Conv) -> None:
-        self.op, self.groups = op, op.groups
-        self.out = op.out.type.shape[2:]
 
-    def positions(self, x: np.ndarray) -> int:
-        return int(self.out[0] * self.out[1])
+@dataclass(frozen=True)
+class _Window:
+    """Where a convolution's samples lie in its input (C, H, W); a matrix product is a 1 x 1 one over (K, rows, 1)."""
 
-    def pick(self, x: np.ndarray, each: int, random: np.random.Generator) -> np.ndarray:
-        return _choose(len(x), self.positions(x), each, random)
+    groups: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int]
+    out: tuple[int, int]
 
-    def take(self, x: np.ndarray, picked: np.ndarray) -> np.ndarray:
-        op = self.op
-        (kh, kw), (sh, sw), (dh, dw) = op.kernel, op.strides, op.dilations
-        top, left, bottom, right = op.pads
-        images, channels, height, width = x.shape
-        padded = np.zeros((images, height + top + bottom, width + left + right, channels), np.float32)
-        padded[:, top : top + height, left : left + width] = x.transpose(0, 2, 3, 1)
-        line = padded.shape[2]
-        image, pixel = np.divmod(picked, self.out[0] * self.out[1])
-        oy, ox = np.divmod(pixel, self.out[1])
-        base = (image * padded.shape[1] + oy * sh) * line + ox * sw
-        offset = (np.arange(kh)[:, None] * (dh * line) + np.arange(kw) * dw).reshape(-1)
-        rows = padded.reshape(-1, channels)[base[:, None] + offset]
-        split = rows.reshape(len(picked), kh * kw, self.groups, channels // self.groups)
-        return np.ascontiguousarray(split.transpose(2, 0, 1, 3)).reshape(self.groups, len(picked), -1)
+    @staticmethod
+    def of(op: WeightedOp) -> _Window:
+        if not isinstance(op, Conv):
+            rows = int(np.prod(op.x.type.shape[:-1]))
+            return _Window(1, (1, 1), (1, 1), (1, 1), (0, 0), (rows, 1))
+        strides, dilations = (op.strides[0], op.strides[1]), (op.dilations[0], op.dilations[1])
+        out = op.out.type.shape
+        return _Window(op.groups, op.kernel, strides, dilations, (op.pads[0], op.pads[1]), (out[2], out[3]))
+
+    def take(self, x: np.ndarray, picked: np.ndarray, zero: float, scale: float) -> np.ndarray:
+        """The samples `picked` of images (B, C, H, W), (x - zero) scale, float32 [G, n, K]; padding counts as 0."""
+        depth, positions = x.shape[1] // self.groups, self.kernel[0] * self.kernel[1]
+        out = np.empty((self.groups, len(picked), positions * depth), np.float32)
+        shape = np.array([*self.kernel, *self.strides, *self.dilations, *self.pads, *self.out], np.int64)
+        origin, step = np.float32(zero), np.float32(scale)
+
+        def work(start: int, stop: int) -> None:
+            _gather(start, stop, x, picked, shape, origin, step, out)
+
+        in_chunks(len(picked), work, least=max(1, _LEAST_WORK // max(out.shape[0] * out.shape[2], 1)))
+        return out
+
+
+@compiled
+def _gather(
+    start: int, stop: int, x: np.ndarray, picked: np.ndarray, shape: np.ndarray, zero: np.float32, scale: np.float32,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    kh, kw, sh, sw, dh, dw, top, left, oh, ow = shape
+    groups, depth = out.shape[0], out.shape[2] // (kh * kw)
+    for i in range(start, stop):
+        image, pixel = divmod(picked[i], oh * ow)
+        oy, ox = divmod(pixel, ow)
+        for position in range(kh * kw):
+            ky, kx = divmod(position, kw)
+            row, col = oy * sh + ky * dh - top, ox * sw + kx * dw - left
+            inside = 0 <= row < x.shape[2] and 0 <= col < x.shape[3]
+            for g in range(groups):
+                for c in range(depth):
+                    value = np.float32(0)
+                    if inside:
+                        value = (np.float32(x[image, g * depth + c, row, col]) - zero) * scale
+                    out[g, i, position * depth + c] = value
 
 
 def _choose(images: int, positions: int, each: int, random: np.random.Generator) -> np.ndarray:
@@ -160,5 +255,5 @@ def _choose(images: int, positions: int, each: int, random: np.random.Generator)
         return np.arange(images * positions)
     # One position of each of `each` equal stretches: spread over the image, and drawn without looking at the others.
     edges = np.arange(each + 1) * positions // each
-    within = edges[:-1] + (random.random((images, each)) * np.diff(edges)).astype(np.int64)
+    within: np.ndarray = edges[:-1] + (random.random((images, each)) * np.diff(edges)).astype(np.int64)
     return (within + np.arange(images)[:, None] * positions).reshape(-1)

@@ -7,19 +7,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from smec.ir.core import Handle
-from smec.ir.dialects.builtin import GraphOp, ModuleOp
+from smec.ir.core import Handle, Value
+from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.quant import Conv, WeightedOp
 from smec.ir.errors import SmecError
-from smec.passes.admm.hessian import Moments, blocks_to_weight, measure, weight_blocks
+from smec.passes.admm.estimate import estimate_of
+from smec.passes.admm.hessian import Addend, blocks_to_weight, measure, weight_blocks
 from smec.passes.admm.prefix import FloatPrefix, walk
 from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution
 from smec.passes.base import Pass, PassContext
-from smec.passes.calibrate import CALIBRATION_INPUTS
+from smec.passes.calibrate import CALIBRATION_INPUTS, Calibrate, calibration_inputs
 from smec.passes.constraints import ConstraintSet, Geometry, layer_constraint
 from smec.passes.mapping.layers import hardware
 from smec.passes.patterns import External, Pattern, parse
-from smec.passes.quantize_activations import FLOAT_GRAPH
 from smec.passes.quantize_nearest import set_integers, zero_share
 
 
@@ -30,13 +30,14 @@ class LayerwiseQuantizer(Pass):
     Layers are visited in order. A layer's inputs X are those of the network as far as it is quantized, on the
     calibration images; the output that its integers are to reproduce is that of the float layer on the float
     network's inputs, so that a layer also corrects errors made before it (GPTAQ, arXiv 2504.02692, has the same
-    target). The mean error is left to the bias. Without the float network (a module read from text) the target is the
-    float layer on X.
+    target). The mean error is left to the bias. Without the float network in the module the target is the float layer
+    on X.
     """
 
     requires = ("quant.float",)
     forbids = ("quant",)
     ensures = ("quant",)
+    exact = False
 
     pattern: str = field(default="uniform", metadata={"doc": "set of magnitudes, see `smec.passes.patterns`"})
     bits: int = field(
@@ -65,21 +66,23 @@ class LayerwiseQuantizer(Pass):
         pattern = self._pattern()
         graph = module.graph
         layers = [op for op in graph.ops if isinstance(op, WeightedOp)]
-        arrays = _images(context, graph, self.images)
-        floats = context.cache.get(FLOAT_GRAPH)
-        prefix = FloatPrefix(floats, arrays) if isinstance(floats, GraphOp) else None
+        arrays = _images(module, context, self.images)
+        floats = module.float_graph
+        prefix = FloatPrefix(floats, arrays) if floats is not None else None
         random = np.random.default_rng(context.seed)
         report: dict[str, Any] = {}
         kept: list[str] = []
-        for done, (op, levels) in enumerate(walk(graph, arrays)):
+        for done, (op, inputs, added) in enumerate(walk(graph, arrays)):
             context.progress("quantizing weights", done, len(layers))
             if op.weight is not None and pattern.name == External.name:
                 kept.append(op.label)
                 set_integers(op, op.weight.array, op.weight_scale.array, pattern)
                 continue
             real = prefix.input_of(op.label) if prefix is not None else None
-            report[op.label] = self._layer(op, levels, real, pattern, context, random)
+            addend = _addend(op.label, prefix, added) if prefix is not None and added is not None else None
+            report[op.label] = self._layer(op, inputs, real, addend, pattern, context, random)
         context.progress("quantizing weights", len(layers), len(layers))
+        module.drop_float_graph()
         context.report[self.name] = {
             "target": "float network" if prefix is not None else "float layers on the quantized network's inputs",
             "images": max((len(a) for a in arrays.values()), default=0),
@@ -112,6 +115,7 @@ class LayerwiseQuantizer(Pass):
         op: WeightedOp,
         levels: np.ndarray,
         real: np.ndarray | None,
+        addend: Addend | None,
         pattern: Pattern,
         context: PassContext,
         random: np.random.Generator,
@@ -120,11 +124,12 @@ class LayerwiseQuantizer(Pass):
         if not np.isfinite(weight).all():
             raise op.error("weights hold NaN or infinities", expected="finite weights")
         blocks = weight_blocks(op, weight)
-        moments = measure(op, levels, real, blocks, random)
-        problem = problem_of(
-            moments, blocks, self._constraint(op, pattern, context), self.scale == "column", self.damping
-        )
+        folds = measure(op, levels, real, blocks, random, addend)
+        estimate = estimate_of(folds, blocks, self.damping)
+        constraint = self._constraint(op, pattern, context)
+        problem = Problem(estimate.hessian, estimate.target, constraint, self.scale == "column")
         solution, figures = self._solve(problem)
+        moments = folds[0] + folds[1]
         real_weights = solution.integers * solution.scales
         shift = moments.mean_y - np.einsum("gk,gkm->gm", moments.mean_x, real_weights)
         scales = solution.scales.reshape(-1) if self.scale == "column" else solution.scales.reshape(-1)[:1]
@@ -140,6 +145,8 @@ class LayerwiseQuantizer(Pass):
             "output_error": solution.error / energy if energy > 0 else 0.0,
             "weights_zero": zero_share(solution.integers),
             "samples": moments.samples,
+            "damping": estimate.damping,
+            "ridge": estimate.ridge,
             **figures,
         }
 
@@ -148,36 +155,24 @@ class LayerwiseQuantizer(Pass):
         raise NotImplementedError  # each quantizer defines it
 
 
-def _images(context: PassContext, graph: GraphOp, most: int) -> dict[str, np.ndarray]:
+def _addend(name: str, prefix: FloatPrefix, added: tuple[Value, np.ndarray]) -> Addend | None:
+    value, levels = added
+    real = prefix.addend_of(name)
+    return None if real is None or real.shape != levels.shape else Addend(levels, value.type.quantized, real)
+
+
+def _images(module: ModuleOp, context: PassContext, most: int) -> dict[str, np.ndarray]:
     """Calibration arrays (B, *shape) by graph input, at most `most` images (0: all)."""
     from smec.ir.images import image_arrays
 
-    arrays = context.cache.get(CALIBRATION_INPUTS, context.calibration)
+    arrays = context.cache.get(CALIBRATION_INPUTS)
     if arrays is None:
-        raise SmecError("no calibration data", hint="give calibration inputs, or run the pass 'calibrate' first")
-    found = image_arrays(arrays, graph)
+        # A module from a file: the data are those that it was calibrated on.
+        if context.calibration is None and not any(text.startswith(Calibrate.name) for text in module.passes):
+            raise SmecError("no calibration data", hint="give calibration inputs, or run the pass 'calibrate' first")
+        arrays = calibration_inputs(module, context)
+    found = image_arrays(arrays, module.graph)
     return {name: a[:most] if most else a for name, a in found.items()}
-
-
-def problem_of(
-    moments: Moments, weight: np.ndarray, constraint: ConstraintSet, column: bool, damping: float
-) -> Problem:
-    """The problem of a layer with float weights [G, K, M].
-
-    H is scaled to a mean diagonal of 1, so that float32 suits it, and damped. Where the samples say nothing, the
-    damping draws the target to the float weights.
-    """
-    k = weight.shape[1]
-    diagonal = moments.hessian.trace(axis1=1, axis2=2) / k
-    eye = np.eye(k, dtype=moments.hessian.dtype)
-    h = np.where((diagonal > 0)[:, None, None], moments.hessian, eye)
-    cross = np.where((diagonal > 0)[:, None, None], moments.cross, weight)
-    # Groups keep their proportions: what a group's output error counts for does not depend on the others.
-    mean = float(diagonal[diagonal > 0].mean()) if (diagonal > 0).any() else 1.0
-    damp = damping * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
-    h = (h + damp * eye) / mean
-    target = np.linalg.solve(h, (cross + damp * weight) / mean)
-    return Problem(h.astype(np.float32), target.astype(np.float32), constraint, column)
 
 
 #: Shares of the scale that clips no weight, from which a layer's scales may start. Below 1 the largest weights are

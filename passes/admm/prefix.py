@@ -13,10 +13,13 @@ import numpy as np
 from smec.ir.core import Operation, Value
 from smec.ir.dialects.builtin import GraphOp, HostOp
 from smec.ir.dialects.nn import Constant, graph_opsets
-from smec.ir.dialects.quant import Conv, WeightedOp
+from smec.ir.dialects.quant import Add, Conv, WeightedOp
 from smec.ir.onnx_session import SessionError
 from smec.passes.admm.segments import Segment, run_convolution, steps
 from smec.passes.quantization.units import Unit, graph_units
+
+#: A value of the graph and its array.
+Known = tuple[Value, np.ndarray]
 
 
 class FloatPrefix:
@@ -36,6 +39,7 @@ class FloatPrefix:
             value: arrays[name] for name, value in zip(graph.input_names, graph.block.args, strict=True)
         }
         self.done = 0
+        self._unit_of: dict[Operation, Unit] = {op: unit for unit in self.units for op in unit.ops}
         self._last: dict[Value, int] = {}
         for index, unit in enumerate(self.units):
             self._last.update(dict.fromkeys((v for op in unit.ops for v in op.operands), index))
@@ -52,6 +56,18 @@ class FloatPrefix:
         self._advance(index)
         return self.live[self.units[index].inputs[0]]
 
+    def addend_of(self, name: str) -> np.ndarray | None:
+        """The float values that are added to the result of the layer called `name`; None if they are not at hand.
+
+        To be asked for after `input_of`.
+        """
+        unit = self.units[self.place[name]]
+        users = {self._unit_of.get(op) for op in unit.result.users}
+        if len(users) != 1 or (user := users.pop()) is None or user.kind != "add":
+            return None
+        others = [v for v in user.inputs if v is not unit.result]
+        return self.live.get(others[0]) if len(others) == 1 else None
+
     def _advance(self, index: int) -> None:
         ops: list[Operation] = [op for unit in self.units[self.done : index] for op in unit.ops]
         if ops:
@@ -67,7 +83,7 @@ class FloatPrefix:
         self.live = {v: a for v, a in self.live.items() if self._last.get(v, -1) >= index}
 
 
-def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[WeightedOp, np.ndarray]]:
+def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[WeightedOp, np.ndarray, Known | None]]:
     """Run a graph of `quant` operations and host regions; stop in front of every layer.
 
     Args:
@@ -75,7 +91,8 @@ def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Wei
         arrays: (B, *shape) for each graph input.
 
     Yields:
-        each layer, and the levels that it reads, (B, *shape).
+        each layer, the levels that it reads, (B, *shape), and the value that is added to its result with its levels;
+        None if nothing is, or it is not known yet.
     """
     images = max((len(a) for a in arrays.values()), default=1)
     live: dict[Value, np.ndarray] = {}
@@ -88,7 +105,8 @@ def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Wei
             return  # nothing behind the last layer matters
         inputs = [live[v] for v in op.operands]
         if isinstance(op, WeightedOp):
-            yield op, inputs[0]
+            other = _addend(op)
+            yield op, inputs[0], (other, live[other]) if other in live else None
             layers.pop(0)
             if not layers:
                 return
@@ -101,6 +119,15 @@ def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Wei
         for result, array in zip(op.results, results, strict=True):
             if result.uses:
                 live[result], remaining[result] = array, len(result.uses)
+
+
+def _addend(op: WeightedOp) -> Value | None:
+    """What is added to the result of a convolution, if it has no other use."""
+    uses = list(op.out.uses)
+    if len(uses) != 1 or not isinstance(uses[0][0], Add) or not isinstance(op, Conv):
+        return None
+    other: Value = uses[0][0].operands[1 - uses[0][1]]
+    return other if other.type.shape == op.out.type.shape else None
 
 
 def _run(op: Operation, inputs: list[np.ndarray], images: int) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from smec.ir.errors import SmecError
 from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution, fitted_scales
@@ -55,7 +56,9 @@ class Basis:
 
     @staticmethod
     def of(hessian: np.ndarray) -> Basis:
-        values, vectors = np.linalg.eigh(hessian)
+        # On one thread: the tridiagonal reduction gains little from more, and loses much where they must share a core.
+        with threadpool_limits(1, user_api="blas"):
+            values, vectors = np.linalg.eigh(hessian)
         return Basis(np.maximum(values, np.finfo(np.float32).tiny)[..., None], vectors)
 
 

@@ -15,6 +15,8 @@ from smec.passes.constraints import Box, ConstraintSet, error_of
 
 #: Rounds of alternation between sets that know nothing of each other, and between boxes and rows.
 _ROUNDS = 50
+#: Rounds after which each begins by shrinking the matrix by a factor.
+_FREE_ROUNDS, _SHRINKAGE = 8, 0.8
 _BOX_ROUNDS = 4
 
 
@@ -40,10 +42,10 @@ class Intersection(ConstraintSet):
     """Points of a set of rows that satisfy sets of boxes and sets of other kinds as well.
 
     1. Rows and one set of boxes. Exact where the box that is best does not depend on the levels that rows choose: rows
-       have one level only (a pattern without squeeze-out), or every row segment is inside one block of `zero-blocks`
-       whose height is 1. Otherwise the box is taken by the worth of the nearest rows' entries, and re-taken by the
-       worth of what the rows become, as long as that helps. The error is at most that of the nearest rows plus the
-       worth of those of their entries that the first box makes zero.
+       have one level only (a pattern without squeeze-out), or no block of `zero-blocks` cuts a row segment. Otherwise
+       the box is taken by the worth of the nearest rows' entries, and taken again by the worth of what the rows become,
+       as long as that helps. The error is at most that of the nearest rows plus the worth of those of their entries
+       that the first box makes zero.
     2. Several sets of boxes are taken one after the other, each with regard to those before.
     3. Sets of other kinds are projected onto in turn with all others until nothing changes. The result is in all of
        them, or an error is raised; it need not be the nearest.
@@ -62,10 +64,13 @@ class Intersection(ConstraintSet):
             SmecError: as there; and case 3 comes to no end.
         """
         found = self._rows_and_boxes(values, weights)
-        for _ in range(_ROUNDS if self.others else 0):
+        for turn in range(_ROUNDS if self.others else 0):
             before = found
+            # Projections onto sets that are not convex may go round in circles; most sets hold 0, so drawing the
+            # matrix towards 0 leads out of them.
+            drawn = np.float32(1 if turn < _FREE_ROUNDS else _SHRINKAGE)
             for other in self.others:
-                found = other.project(found.astype(np.float32), weights)
+                found = other.project(drawn * found, weights)
             found = self._rows_and_boxes(found.astype(np.float32), weights)
             if np.array_equal(found, before) and all(other.contains(found) for other in self.others):
                 return found
