@@ -11,7 +11,7 @@ from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.passes.base import Pass, PassContext, register_pass
-from smec.passes.mapping.layers import array, block_shape, crossbar_layers, hardware
+from smec.passes.mapping.layers import array, block_shape, crossbar_layers, extent, hardware
 from smec.passes.mapping.placement import Placement, place, slots_needed
 from smec.passes.mapping.tiling import crossbars_dense
 
@@ -40,7 +40,7 @@ class AssignCores(Pass):
         counts, heights, widths, layer = [], [], [], []
         for i, op in enumerate(layers):
             count = np.bincount(array(op, "xbar_tile", "slice-bits"), minlength=op.rows.shape[0])
-            width = _extent(op.cols.array)
+            width = extent(op.cols.array)
             most = int(slots_needed(count, width, target.columns, self.beside).max(initial=0))
             if most > target.crossbars_per_core:
                 raise op.error(
@@ -49,10 +49,10 @@ class AssignCores(Pass):
                     found=most,
                     hint="fewer planes (squeeze-out, more cell bits, another sign scheme) or larger cores",
                 )
-            counts.append(count)
-            heights.append(_extent(op.rows.array))
-            widths.append(width)
-            layer.append(np.full(len(count), i))
+            counts.append(np.tile(count, op.copies))
+            heights.append(np.tile(extent(op.rows.array), op.copies))
+            widths.append(np.tile(width, op.copies))
+            layer.append(np.full(len(count) * op.copies, i))
         placed = place(
             _joined(counts),
             _joined(heights),
@@ -78,12 +78,12 @@ class AssignCores(Pass):
         report: list[dict[str, Any]] = []
         at = 0
         for op in layers:
-            (height, width), n = op.geometry, op.xbar_tile.shape[0]
+            (height, width), n = op.geometry, op.xbar_tile.shape[0] * op.copies
             dense = {b: crossbars_dense(*block_shape(op), height, width, b) for b in (16, 8)}
             report.append(
                 {
                     "name": op.label,
-                    "tiles": op.rows.shape[0],
+                    "tiles": op.rows.shape[0] * op.copies,
                     "crossbars": n,
                     "cores": len(np.unique(placed.core[at : at + n])),
                     "crossbars_dense_16": dense[16],
@@ -105,14 +105,6 @@ class AssignCores(Pass):
         }
 
 
-def _extent(index: np.ndarray) -> np.ndarray:
-    """Last used index + 1 of each tile, int64 [T]: what the tile takes of a physical crossbar."""
-    used = index >= 0
-    last = used.shape[1] - np.argmax(used[:, ::-1], axis=1)
-    extent: np.ndarray = np.where(used.any(axis=1), last, 0).astype(np.int64)
-    return extent
-
-
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
@@ -120,7 +112,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 def _write(layers: list[MvmOp], placed: Placement) -> bool:
     changed, at = False, 0
     for op in layers:
-        n = op.xbar_tile.shape[0]
+        n = op.xbar_tile.shape[0] * op.copies
         for key, values in (
             ("xbar_core", placed.core),
             ("xbar_slot", placed.slot),

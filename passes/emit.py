@@ -41,10 +41,10 @@ class Emit(Pass):
                 region_to_model(region, graph, batchable=region.batchable, check=False), np.uint8
             )
             host.append(host_info(region))
-        layers, first, reported = [], 0, _reported(context)
+        layers, first = [], 0
         for op in lowering.layers:
-            layers.append(layer_info(op, first, reported.get(op.label, {})))
-            first += len(op.rows.array)
+            layers.append(layer_info(op, first))
+            first += layers[-1]["tiles"]
         metadata = {
             "target": target.model_dump(),
             "act_bits": context.act_bits,
@@ -65,16 +65,6 @@ class Emit(Pass):
             "blocks": tables.crossbars,
         }
         return True
-
-
-def _reported(context: PassContext) -> dict[str, dict[str, Any]]:
-    """What the passes reported of each layer, by layer name; later passes complete earlier ones."""
-    merged: dict[str, dict[str, Any]] = {}
-    for figures in context.report.values():
-        layers = figures.get("layers") if isinstance(figures, dict) else None
-        for layer in layers if isinstance(layers, list) else ():
-            merged.setdefault(layer["name"], {}).update(layer)
-    return merged
 
 
 def _ports(graph: GraphOp, values: Any, names: tuple[str, ...], agus: list[int]) -> list[dict[str, Any]]:

@@ -159,11 +159,17 @@ def _pass(cls: type[Pass]) -> dict[str, Any]:
 def targets_document(name: str | None = None) -> dict[str, Any]:
     """What `smec targets --json` writes (schema "smec.targets/1"): the presets, or all numbers of one.
 
+    Its own numbers are joined by those that follow from them (`smec.targets.figures`).
+
     Raises:
         SmecError: there is no such target.
     """
     from smec import targets
 
+    def numbers(one: str) -> dict[str, Any]:
+        target = targets.load(one)
+        return {**target.model_dump(), **target.figures()}
+
     if name is not None:
-        return {"schema": "smec.targets/1", **targets.load(name).model_dump()}
-    return {"schema": "smec.targets/1", "targets": [targets.load(n).model_dump() for n in targets.names()]}
+        return {"schema": "smec.targets/1", **numbers(name)}
+    return {"schema": "smec.targets/1", "targets": [numbers(n) for n in targets.names()]}

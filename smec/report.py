@@ -346,7 +346,13 @@ def show_targets(document: Document) -> None:
     """The presets, or all numbers of one."""
     out = console()
     if "targets" not in document:
-        out.print(_facts([(key, value) for key, value in document.items() if key != "schema"]))
+        facts: list[tuple[str, object]] = []
+        for key, value in document.items():
+            if isinstance(value, dict):  # a part of the machine
+                facts += [(f"{key}.{inner}", number) for inner, number in value.items() if number is not None]
+            elif key != "schema":
+                facts.append((key, f"{value:,.6g}" if isinstance(value, float) else value))
+        out.print(_facts(facts))
         return
     columns = ["rows", "columns", "cell_bits", "dac_bits", "adc_bits", "concurrent_rows"]
     table = _table("targets", ["target", *(c.replace("_", " ") for c in columns), "description"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,8 @@ def stored_faults(program: Program, layers: Sequence[WeightedOp]) -> dict[str, s
     """What is wrong with the cells of each layer, in words; layers without a fault are left out.
 
     1. Each layer's crossbars, decoded through splice multipliers, signs and row shifts, hold its non-zero integer
-       weights, each as often as the layer has it. Where a weight sits is for the comparison on inputs to say.
+       weights, each as often as the layer has it, in each of its copies. Where a weight sits is for the comparison on
+       inputs to say.
     2. A cell that no row group and no used column reads is 0.
     """
     faults: dict[str, str] = {}
@@ -28,22 +29,28 @@ def stored_faults(program: Program, layers: Sequence[WeightedOp]) -> dict[str, s
         if op is None:
             faults[layer["name"]] = "the layer is not in the quantized network"
             continue
-        found = _stored_weights(program, index)
-        wrong = _disagreement(op.integers(), found)
-        if wrong:
-            faults[layer["name"]] = wrong
+        tiles = np.flatnonzero(program.tile_layer == index)
+        copies: Any = layer.get("copies", 1)
+        if type(copies) is not int or copies < 1 or len(tiles) % copies:
+            faults[layer["name"]] = f"{len(tiles)} tiles are not {copies!r} copies of the same tiles"
+            continue
+        for mine in tiles.reshape(copies, -1):
+            wrong = _disagreement(op.integers(), _stored_weights(program, mine))
+            if wrong:
+                faults[layer["name"]] = wrong
+                break
     for name, words in _stray_cells(program).items():
         faults.setdefault(name, words)
     return faults
 
 
-def _stored_weights(program: Program, layer: int) -> np.ndarray:
-    """Every effective weight that the layer's tiles hold, int64, flat, zeros included."""
+def _stored_weights(program: Program, tiles: np.ndarray) -> np.ndarray:
+    """Every effective weight that these tiles hold, int64, flat, zeros included."""
     from smec.runtime.crossbars import Crossbars
 
     crossbars = Crossbars(program.sections, program.hardware, program.act_bits)
     values = [np.zeros(0, np.int64)]
-    for index in np.flatnonzero(program.tile_layer == layer).tolist():
+    for index in tiles.tolist():
         tile = crossbars.tile(index)
         held = np.zeros((len(tile.rows), len(tile.columns)), np.int64)
         crossbars.add_weights(tile, held, np.arange(len(tile.rows)), np.arange(len(tile.columns)), everything=True)

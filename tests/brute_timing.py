@@ -40,7 +40,7 @@ class Job:
     demands: dict[Any, int] = field(default_factory=dict)
     touches: list[tuple[int, str, list[tuple[int, int]]]] = field(default_factory=list)
     waits: list[set[tuple[int, int]]] = field(default_factory=list)
-    before: int | None = None
+    issued: int = 0
     starts: list[int] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
 
@@ -60,13 +60,13 @@ class Brute:
         self.fetched: set[Any] = set()
         self.order = self.in_order()
         self.pitch = self.pitches()
-        begun: dict[Any, int] = {}
+        issued: Counter[Any] = Counter()
         for core, at, step in [("in", p, None) for p in program.metadata["inputs"]] + self.order + [
             ("out", p, None) for p in program.metadata["outputs"]
         ]:  # fmt: skip
             job = self.port(core, at) if step is None else self.job(core, at, step)
-            job.before = begun.get((job.core, job.unit))
-            begun[job.core, job.unit] = len(self.jobs)
+            job.issued = issued[job.core, job.unit] * self.clock
+            issued[job.core, job.unit] += 1
             job.waits = [set() for _ in job.durations]
             if job.name == "recv":
                 self.follow_sender(job, at)
@@ -400,12 +400,12 @@ class Brute:
 
     def tick(self) -> int:
         """The greatest common divisor of all times."""
-        return math.gcd(*(t for job in self.jobs for t in (*job.durations, *job.latencies, job.lead) if t))
+        return math.gcd(*(t for job in self.jobs for t in (*job.durations, *job.latencies, job.lead, job.issued) if t))
 
     def run(self, images: int = 1) -> list[int]:
         """Advance tick by tick. Returns when each image is finished; `jobs` keep the first image's times."""
         copies = [
-            Job(j.name, j.core, j.unit, j.sizes, j.durations, j.latencies, j.lead, j.demands, [], j.waits, j.before)
+            Job(j.name, j.core, j.unit, j.sizes, j.durations, j.latencies, j.lead, j.demands, [], j.waits, j.issued)
             for _ in range(images)
             for j in self.jobs
         ]
@@ -442,10 +442,8 @@ class Brute:
         chunk = len(c.starts)
         if chunk == len(c.durations) or any(i == other for other, _ in active):
             return False
-        if chunk == 0 and c.before is not None and not copies[base + c.before].starts:
-            return False
         for other, k in c.waits[chunk]:
             done = copies[base + other].done
             if len(done) <= k or done[k] + c.lead > now:
                 return False
-        return now >= c.lead  # inputs are there at 0
+        return now >= max(c.lead, c.issued)  # inputs are there at 0

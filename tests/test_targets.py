@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from smec import targets
 from smec.ir.errors import SmecError
+from smec.targets.figures import read_ns
+from smec.targets.scaling import adc_curve
 
 
 @pytest.mark.parametrize("name", targets.names())
@@ -39,6 +43,13 @@ def test_file_inherits_and_overrides(tmp_path: Path) -> None:
         ('inherits = "mine.toml"\n', "targets inherit from one another in a circle"),
         ("inherits = 3\n", "'inherits' names no target"),
         ("rows = \n", "not valid TOML"),
+        ('inherits = "sme"\n[adc]\nrate = 1.0\n', "unknown key 'adc.rate'"),
+        ('inherits = "sme"\n[adc]\nrate_gs_per = 1.0\n', "hint: did you mean 'adc.rate_gs_per_s'?"),
+        ('inherits = "sme"\n[adcs]\n', "unknown key 'adcs'\nhint: did you mean 'adc'?"),
+        ('inherits = "sme"\nadc = 3\n', "bad value of 'adc'"),
+        ('inherits = "sme"\n[router]\ncores = 0\n', "bad value of 'router.cores'"),
+        ('inherits = "sme"\n[buffer]\nbytes_per_ns = inf\n', "bad value of 'buffer.bytes_per_ns'"),
+        ('inherits = "sme"\n[links]\npower_w = "10"\n', "bad value of 'links.power_w'"),
         ('inherits = "isac"\n', "unknown target 'isac'"),
     ],
 )
@@ -58,3 +69,101 @@ def test_missing_file_and_foreign_bytes(tmp_path: Path) -> None:
         targets.load(tmp_path / "x.toml")
     with pytest.raises(SmecError, match="did you mean 'isaac'"):
         targets.load("isac")
+
+
+def test_tables_inherit_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('inherits = "isaac"\n[chip]\ncores = 4\n[buffer]\nkib = 128\n')
+    mine, isaac = targets.load(tmp_path / "mine.toml"), targets.load("isaac")
+    assert (mine.chip.cores, mine.buffer.kib) == (4, 128)
+    assert mine.buffer.power_mw == isaac.buffer.power_mw
+
+
+MISSING = {
+    ("host",): "key 'host' is missing (processor that runs host regions)",
+    ("adc", "energy_pj"): "key 'adc.energy_pj' is missing (energy of a conversion, pJ)",
+}
+
+
+@pytest.mark.parametrize("path", MISSING)
+def test_missing_table_and_key_say_what_they_mean(tmp_path: Path, path: tuple[str, ...]) -> None:
+    values = targets.load("sme").model_dump(exclude_none=True)
+    table = values if len(path) == 1 else values[path[0]]
+    del table[path[-1]]
+    lines = [f"{key} = {value!r}" for key, value in values.items() if not isinstance(value, dict)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"[{key}]", *(f"{inner} = {number!r}" for inner, number in value.items())]
+    file = tmp_path / "mine.toml"
+    file.write_text("\n".join(lines))
+    with pytest.raises(SmecError) as caught:
+        targets.load(file)
+    assert MISSING[path] in str(caught.value)
+
+
+# -- published totals
+
+
+#: ISAAC-CE, ISCA 2016, table I and the abstract.
+ISAAC = {
+    "ima_power_mw": 24.08, "tile_power_mw": 330.0, "tile_area_mm2": 0.372, "chip_power_w": 65.8, "chip_area_mm2": 85.4,
+    "gops_per_s_mm2": 478.95, "gops_per_w": 627.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ISAAC)
+def test_isaac_reproduces_published_totals(name: str) -> None:
+    assert targets.load("isaac").figures()[name] == pytest.approx(ISAAC[name], rel=0.01)
+
+
+def test_difference_in_isaacs_efficiency_is_in_its_own_table() -> None:
+    """Peak rate over published power is the published 627.5; over published area it is 483.5, not 478.95."""
+    gops = targets.load("isaac").figures()["gops"]
+    # 128 x 128 cells of 2 bits are 128 x 16 weights of 16 bits; 16 cycles of 100 ns; 96 crossbars; 168 tiles
+    assert gops == pytest.approx(2 * 128 * 16 / 1600 * 96 * 168)
+    assert gops / 65.8 == pytest.approx(627.5, rel=1e-4)
+    assert gops / 85.4 == pytest.approx(483.5, rel=1e-3)
+    assert gops / 478.95 == pytest.approx(86.2, rel=1e-3)  # the area that the published figure implies
+
+
+def test_pumas_node_is_near_its_published_totals() -> None:
+    """ASPLOS 2019, table 3: 62.5 W and 90.6 mm2; the simulator's constants add up to slightly more."""
+    figures = targets.load("puma").figures()
+    assert figures["chip_power_w"] == pytest.approx(62.5, rel=0.02)
+    assert figures["chip_area_mm2"] == pytest.approx(90.6, rel=0.02)
+
+
+def test_converter_banks_of_forms() -> None:
+    """32 converters for 8 crossbars take 15.2 mW and 0.0091 mm2, and read 128 columns in a read cycle."""
+    forms = targets.load("forms")
+    assert 8 * forms.adc.per_bank * forms.adc.power_mw == pytest.approx(15.2)
+    assert 8 * forms.adc.per_bank * forms.adc.area_mm2 == pytest.approx(0.0091)
+    assert read_ns(forms) == pytest.approx(forms.read_cycle_ns, rel=1e-4)
+
+
+def test_converter_follows_its_bits(tmp_path: Path) -> None:
+    (tmp_path / "six.toml").write_text('inherits = "isaac"\nadc_bits = 6\n')
+    six, isaac = targets.load(tmp_path / "six.toml"), targets.load("isaac")
+    assert six.adc.bits == 6
+    assert six.adc.energy_pj == pytest.approx(isaac.adc.energy_pj * 1.20 / 1.67)
+    assert six.adc.area_mm2 == pytest.approx(isaac.adc.area_mm2 * 626.91 / 1200)
+    # numbers that say for how many bits they are stay as they are
+    (tmp_path / "own.toml").write_text('inherits = "isaac"\nadc_bits = 6\n[adc]\nbits = 6\nenergy_pj = 0.5\n')
+    assert targets.load(tmp_path / "own.toml").adc.energy_pj == 0.5
+    assert targets.load("sme-mlc2").adc.bits == 9
+    # beyond the survey each bit changes as the last one did
+    assert adc_curve(12)[0] == pytest.approx(2.379022742**3 / 1.969078145**2)
+    assert adc_curve(2)[1] == pytest.approx(361.04**3 / 476.91**2)
+
+
+def test_every_number_of_a_preset_says_where_it_is_from() -> None:
+    """Beside it, in the line above it, or beside or above its table's name."""
+    folder = resources.files(targets)
+    for name in targets.names():
+        above = table = False
+        for line in (folder / f"{name}.toml").read_text("utf-8").splitlines():
+            text, _, comment = (part.strip() for part in line.partition("#"))
+            if text.startswith("["):
+                table = above or bool(comment)
+            elif re.match(r"\w+ *= *[-\d.]", text):
+                assert table or above or comment, f"{name}.toml: {line}"
+            above = bool(comment) and not text

@@ -1,9 +1,11 @@
 """Matrices on crossbars: tiles, planes, row shifts, groups and places.
 
-One `xbar.mvm` stands for one layer. Its tiles and crossbars are stacked arrays rather than one operation each, so that
+One operation stands for one layer. Its tiles and crossbars are stacked arrays rather than one operation each, so that
 every mapping pass is a handful of array operations on a layer, however many crossbars it has.
 
-Which attributes are there depends on the pass that ran last; see the groups below.
+Which attributes are there depends on the pass that ran last; see the groups below. The meaning of a layer is what the
+lowest form at hand holds: cells that are driven, else codes and row shifts. `weight`, which they must add up to, is the
+oracle that it is checked against. (A group that the ADC clips is a matter of the instructions' meaning.)
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ class MvmOp(WeightedOp):
     R, C: rows and columns of a tile; T tiles; X crossbars; c cell bits; N weight bits.
 
     * after `tile`: geometry, cell_bits, rows, cols, codes, shifts
-    * after `slice-bits`: xbar_tile, xbar_weight, cells
+    * after `squeeze-out`: squeeze_error
+    * after `slice-bits`: planes, blocks_empty, xbar_tile, xbar_weight, cells
     * after `group-rows`: row_group
-    * after `assign-cores`: xbar_core, xbar_slot, xbar_row0, xbar_col0
+    * after `replicate`: copies, n of all tiles, which share out the pixels (`smec.passes.mapping.replication.shares`)
+    * after `assign-cores`: xbar_core, xbar_slot, xbar_row0, xbar_col0, copy after copy
     """
 
     geometry = tuple_attr(int, doc="R, C")
@@ -36,14 +40,31 @@ class MvmOp(WeightedOp):
     cols = attr(Handle, doc="int32 [T, C]: output channel, -1 unused")
     codes = attr(Handle, doc="int16 [T, R, C]: stored integer; weight = (code << shift) - offset")
     shifts = attr(Handle, doc="uint8 [T, R]: row shifts k_r")
+    squeeze_error = attr(float, default=0.0, doc="what squeeze-out lost: sum (w - w')^2 / sum w^2, real units")
+    planes = attr(int, default=0, doc="crossbars that a full tile would have")
+    blocks_empty = attr(int, default=0, doc="crossbars that were not made because all their cells are zero")
     xbar_tile = attr(Handle, default=None, doc="int32 [X], ascending")
     xbar_weight = attr(Handle, default=None, doc="int64 [X]: splice multiplier, +-2^(c p)")
     cells = attr(Handle, default=None, doc="uint8 [X, R, ceil(C c / 8)]: column n at bits n c .. n c + c - 1")
     row_group = attr(Handle, default=None, doc="int16 [X, R]: group of the row in its crossbar, -1 not driven")
-    xbar_core = attr(Handle, default=None, doc="int32 [X]")
-    xbar_slot = attr(Handle, default=None, doc="int32 [X]: physical crossbar within the core")
-    xbar_row0 = attr(Handle, default=None, doc="int32 [X]: first row in the physical crossbar")
-    xbar_col0 = attr(Handle, default=None, doc="int32 [X]: first column in the physical crossbar")
+    copies = attr(int, default=1, doc="n: how many times the tiles are there")
+    xbar_core = attr(Handle, default=None, doc="int32 [n X]")
+    xbar_slot = attr(Handle, default=None, doc="int32 [n X]: physical crossbar within the core")
+    xbar_row0 = attr(Handle, default=None, doc="int32 [n X]: first row in the physical crossbar")
+    xbar_col0 = attr(Handle, default=None, doc="int32 [n X]: first column in the physical crossbar")
+
+    def pixel_shape(self) -> tuple[int, ...]:
+        """Extents of the axes over which matrix-vector products run: those of the result without the channels."""
+        channel = self.channel_axis() - 1
+        return tuple(n for axis, n in enumerate(self.out.type.shape) if axis != channel)
+
+    def effective_weights(self) -> np.ndarray:
+        """int64, ONNX layout.
+
+        Raises:
+            SmecError: a tile holds a weight between two groups of a grouped convolution.
+        """
+        return held_weights(self)
 
     def matrix(self) -> np.ndarray:
         """The oracle's weights as int16 [K, M] with K in the order of `rows` (grouped convolutions: zeros between)."""
@@ -94,3 +115,44 @@ def weight_matrix(op: WeightedOp) -> np.ndarray:
     for_group = np.arange(groups)
     out[:, :, for_group, :, for_group] = blocks.transpose(2, 0, 1, 3, 4)
     return out.reshape(kh * kw * groups * cg, m)
+
+
+def held_weights(op: MvmOp) -> np.ndarray:
+    """What the crossbars of a layer hold, in the layout of its `weight`, int64: cells that are driven, else codes.
+
+    Raises:
+        SmecError: a tile holds a weight between two groups of a grouped convolution.
+    """
+    rows, cols, shifts = op.rows.array, op.cols.array, op.shifts.array
+    codes = op.codes.array.astype(np.int64) if op.cells is None else _held_codes(op)
+    tile, r, c = np.nonzero((rows[:, :, None] >= 0) & (cols[:, None, :] >= 0))
+    values = (codes[tile, r, c] << shifts[tile, r].astype(np.int64)) - code_offset(op.sign, op.bits)
+    k, m = rows[tile, r].astype(np.int64), cols[tile, c].astype(np.int64)
+    out = np.zeros(op.weight.shape, np.int64)
+    if not isinstance(op, Conv):
+        np.add.at(out, (m, k), values)
+        return out
+    outputs, per_group = out.shape[:2]
+    position, channel = np.divmod(k, per_group * op.groups)
+    inside = channel // per_group == m // (outputs // op.groups)
+    if values[~inside].any():
+        raise op.error("a tile holds a weight between two groups of channels", expected=0)
+    ky, kx = np.divmod(position[inside], out.shape[3])
+    np.add.at(out, (m[inside], channel[inside] % per_group, ky, kx), values[inside])
+    return out
+
+
+def _held_codes(op: MvmOp) -> np.ndarray:
+    """The codes that cells add up to, int64 [T, R, C]; rows that no group drives count as zero."""
+    count, height = op.rows.shape
+    width = op.geometry[1]
+    codes = np.zeros((count, height, width), np.int64)
+    group = None if op.row_group is None else op.row_group.array
+    place = 1 << np.arange(op.cell_bits)
+    for x, (tile, weight) in enumerate(zip(op.xbar_tile.array.tolist(), op.xbar_weight.array.tolist(), strict=True)):
+        bits = np.unpackbits(op.cells.array[x], axis=1, bitorder="little")[:, : width * op.cell_bits]
+        held = bits.reshape(height, width, op.cell_bits) @ place * weight
+        if group is not None:
+            held[group[x] < 0] = 0
+        codes[tile] += held
+    return codes

@@ -19,11 +19,8 @@ _PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"}
 _RECURRENT = {"RNN", "GRU", "LSTM"}
 
 
-def layer_info(op: MvmOp, tile_first: int, report: dict[str, Any]) -> dict[str, Any]:
-    """The metadata entry of a layer (`smec.runtime.metadata.LayerInfo`).
-
-    `report` holds what the passes said of this layer (keys `planes`, `crossbars_empty`, `relative_error`).
-    """
+def layer_info(op: MvmOp, tile_first: int) -> dict[str, Any]:
+    """The metadata entry of a layer (`smec.runtime.metadata.LayerInfo`)."""
     w = op.integers()
     m = w.shape[0]
     if isinstance(op, MvmConv):
@@ -47,13 +44,14 @@ def layer_info(op: MvmOp, tile_first: int, report: dict[str, Any]) -> dict[str, 
         "pattern": op.pattern,
         "squeeze": op.squeeze,
         "shift": op.shift,
-        "planes": int(report.get("planes", 0)),
+        "planes": op.planes,
         "tile_first": tile_first,
-        "tiles": len(op.rows.array),
+        "tiles": len(op.rows.array) * op.copies,
+        "copies": op.copies,
         "crossbars": len(np.unique(_physical(op))),
-        "blocks": len(op.xbar_tile.array),
-        "blocks_empty": int(report.get("crossbars_empty", 0)),
-        "squeeze_error": float(report.get("relative_error", 0.0)) ** 2,
+        "blocks": len(op.xbar_core.array),
+        "blocks_empty": op.blocks_empty,
+        "squeeze_error": op.squeeze_error,
     }
 
 

@@ -31,17 +31,17 @@ class CrossbarTables:
     _group: list[np.ndarray] = field(default_factory=list)
     _cells: list[np.ndarray] = field(default_factory=list)
 
-    def add_layer(self, op: MvmOp, k_offset: np.ndarray, col_base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Append a layer.
+    def add_copy(self, op: MvmOp, copy: int, k_offset: np.ndarray, col_base: np.ndarray) -> np.ndarray:
+        """Append one copy of a layer.
 
         Args:
             op: a placed layer.
+            copy: which of its copies, for the places of the crossbars.
             k_offset: int64 [K], address offset of each input of a pixel's window.
             col_base: int64 [T], first output channel that the tile's accumulator rows hold.
 
         Returns:
-            (index of each of the layer's tiles in the program, core of each tile), int64 [T] both; tiles without any
-            crossbar get core -1 and need no instruction.
+            Index of each of its tiles in the program, int64 [T].
         """
         rows, cols = op.rows.array, op.cols.array
         t = len(rows)
@@ -54,16 +54,15 @@ class CrossbarTables:
         self._tile_offset.append(np.full(t, code_offset(op.sign, op.bits), np.int64))
         self._tile_xbars.append(np.stack([first, count], axis=1).astype(np.int64))
         place = [op.xbar_core, op.xbar_slot, op.xbar_row0, op.xbar_col0]
-        self._place.append(np.stack([h.array for h in place], axis=1).astype(np.int32))
+        here = slice(copy * len(xbar_tile), (copy + 1) * len(xbar_tile))
+        self._place.append(np.stack([h.array[here] for h in place], axis=1).astype(np.int32))
         self._weight.append(op.xbar_weight.array.astype(np.int64))
         self._group.append(op.row_group.array.astype(np.int16))
         self._cells.append(op.cells.array)
-        core = np.full(t, -1, np.int64)
-        core[xbar_tile] = op.xbar_core.array
         index = np.arange(self.tiles, self.tiles + t, dtype=np.int64)
         self.tiles += t
         self.crossbars += len(xbar_tile)
-        return index, core
+        return index
 
     def sections(self) -> dict[str, np.ndarray]:
         place = _stack(self._place, (0, 4), np.int32)

@@ -25,6 +25,7 @@ from smec.ir.isa_sections import dtype_code
 from smec.passes.emission.builder import ACC, ACT, DTYPE_CODE, HOST, Builder
 from smec.passes.emission.crossbars import CrossbarTables
 from smec.passes.emission.layout import Layout, Scattered, row_major
+from smec.passes.mapping.replication import Box, row_by_row, shares
 
 Halo = tuple[int, int, int, int]
 NO_HALO: Halo = (0, 0, 0, 0)
@@ -182,42 +183,61 @@ class Lowering:
         weights = op.integers().reshape(op.weight.shape[0], -1)
         wide = quant.accumulator_bound(weights, q) >= 2**31
         dtype = DTYPE_CODE["i64" if wide else "i32"]
-        cols = op.cols.array
-        xbar_tile, xbar_core = op.xbar_tile.array, op.xbar_core.array
-        tile_core = np.full(len(cols), -1, np.int64)
-        tile_core[xbar_tile] = xbar_core
-        cores = list(dict.fromkeys(tile_core[tile_core >= 0].tolist())) or [self.core_of(op.x)]
-        home, outputs = cores[0], weights.shape[0]
-
-        # A core that is not the layer's home accumulates only the span of channels that its tiles produce.
-        span: dict[int, tuple[int, int]] = {home: (0, outputs)}
-        for core in cores[1:]:
-            used = cols[tile_core == core]
-            span[core] = (int(used[used >= 0].min()), int(used.max()) + 1)
-        col_base = np.array([span[c][0] if c >= 0 else 0 for c in tile_core.tolist()], np.int64)
-        index, _ = self.tables.add_layer(op, k_offset, col_base)
-
-        points = tuple(pixels)
-        accumulators: dict[int, Layout] = {}
-        for core in cores:
-            low, high = span[core]
-            acc = b.dense(core, ACC, (*points, high - low), dtype)
-            accumulators[core] = acc
-            start = -q.zero_point * weights.sum(axis=1, dtype=np.int64) if core == home else np.zeros(high - low)
-            b.emit(core, "init", dst=self._walk_rows(acc), table=b.i64.add(start), length=high - low)
-            place = b.on_core(source, core)
-            dst = b.agu(acc.buffer, 0, points or (1,), acc.strides[:-1] or (0,))
-            src = b.agu(place.buffer, origin, points or (1,), strides or (0,))
-            for tile in index[tile_core == core].tolist():
-                b.emit(core, "mvm", dst=dst, src=src, tile=tile)
-        total = accumulators[home]
-        for core in cores[1:]:
-            low, high = span[core]
-            arrived = b.on_core(accumulators[core], home)
-            part = total.slice((0,) * len(points) + (low,), (1,) * len(total.shape), (*points, high - low))
+        copies, boxes = self._tile_cores(op), shares(tuple(pixels), op.copies)
+        remote: list[tuple[Layout, Layout]] = []
+        outputs = weights.shape[0]
+        home = next((core for tile_core in copies for core in tile_core.tolist() if core >= 0), self.core_of(op.x))
+        total = b.dense(home, ACC, (*pixels, outputs), dtype)
+        start = -q.zero_point * weights.sum(axis=1, dtype=np.int64)
+        b.emit(home, "init", dst=self._walk_rows(total), table=b.i64.add(start), length=outputs)
+        for copy, tile_core in enumerate(copies):
+            # A core that is not the layer's home accumulates only the span of channels that its tiles produce.
+            cores = list(dict.fromkeys(tile_core[tile_core >= 0].tolist()))
+            span = {core: _span(op.cols.array[tile_core == core]) if core != home else (0, outputs) for core in cores}
+            col_base = np.array([span[c][0] if c >= 0 else 0 for c in tile_core.tolist()], np.int64)
+            index = self.tables.add_copy(op, copy, k_offset, col_base)
+            for core in cores:
+                parts = [total.slice((*x.first, span[core][0]), (*x.step, 1), (*x.shape, span[core][1] - span[core][0]))
+                         for x in boxes[copy]]  # fmt: skip
+                accs = parts
+                if core != home:
+                    accs = self._partial_sums(core, boxes[copy], span[core][1] - span[core][0], dtype)
+                    remote += zip(accs, parts, strict=True)
+                place = b.on_core(source, core)
+                for box, acc in zip(boxes[copy], accs, strict=True):
+                    offset = origin + sum(i * s for i, s in zip(box.first, strides, strict=True))
+                    steps = tuple(s * step for s, step in zip(strides, box.step, strict=True))
+                    dst = b.agu(acc.buffer, acc.offset, box.shape or (1,), acc.strides[:-1] or (0,))
+                    src = b.agu(place.buffer, offset, box.shape or (1,), steps or (0,))
+                    for tile in index[tile_core == core].tolist():
+                        b.emit(core, "mvm", dst=dst, src=src, tile=tile)
+        for acc, part in remote:
+            arrived = b.on_core(acc, home)
             b.emit(home, "accadd", dst=self._walk_rows(part), src=self._walk_rows(arrived))
         self._finish(op, home, total)
         self.layers.append(op)
+
+    def _tile_cores(self, op: xbar.MvmOp) -> list[np.ndarray]:
+        """The core of each tile (-1: it has no crossbars), int64 [T] for each copy of a layer."""
+        xbar_tile, t = op.xbar_tile.array, len(op.cols.array)
+        out = []
+        for cores in op.xbar_core.array.reshape(op.copies, len(xbar_tile)):
+            tile_core = np.full(t, -1, np.int64)
+            tile_core[xbar_tile] = cores
+            out.append(tile_core)
+        return out
+
+    def _partial_sums(self, core: int, boxes: list[Box], channels: int, dtype: int) -> list[Layout]:
+        """Accumulators of a core for some pixels, 0 at first, in one buffer: a region for each box."""
+        b = self.builder
+        shape, starts = row_by_row(boxes)
+        whole = b.dense(core, ACC, (*shape, channels), dtype)
+        zeros = b.i64.add(np.zeros(channels))
+        b.emit(core, "init", dst=self._walk_rows(whole), table=zeros, length=channels)
+        ones = (1,) * len(whole.shape)
+        return [
+            whole.slice((*start, 0), ones, (*box.shape, channels)) for start, box in zip(starts, boxes, strict=True)
+        ]
 
     def _conv_window(self, op: xbar.MvmConv) -> tuple[Layout, tuple[int, ...], tuple[int, ...], np.ndarray]:
         """(source, pixel counts, pixel strides, address offset of each of the K inputs) of a convolution."""
@@ -436,6 +456,12 @@ class Lowering:
         target = b.dense(HOST_CORE, HOST, place.shape, b.buffers[place.buffer][4])
         self.move(HOST_CORE, place, target)
         return target
+
+
+def _span(cols: np.ndarray) -> tuple[int, int]:
+    """First and one past the last channel that tiles [t, C] produce."""
+    used = cols[cols >= 0]
+    return int(used.min()), int(used.max()) + 1
 
 
 def reader_halo(op: Operation) -> tuple[Halo, int] | None:

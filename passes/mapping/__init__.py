@@ -7,6 +7,7 @@
 | `compaction` | `compact` |
 | `slicing` | `slice-bits` |
 | `grouping` | `group-rows` |
+| `replication` | `replicate` |
 | `placement` | `assign-cores` |
 
 `coding` holds what they share: ranges of stored integers and the planes of a sign scheme.

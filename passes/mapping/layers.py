@@ -83,3 +83,11 @@ def block_shape(op: MvmOp) -> tuple[int, int, int]:
     weight = op.integers()
     groups = groups_of(op)
     return groups, int(np.prod(weight.shape[1:])), weight.shape[0] // groups
+
+
+def extent(index: np.ndarray) -> np.ndarray:
+    """Last used index + 1 of each tile, int64 [T]: what the tile takes of a physical crossbar."""
+    used = index >= 0
+    last = used.shape[1] - np.argmax(used[:, ::-1], axis=1)
+    beyond: np.ndarray = np.where(used.any(axis=1), last, 0).astype(np.int64)
+    return beyond

@@ -1,8 +1,8 @@
 """The event loop: when each chunk starts, given what it waits for and who holds its resources.
 
 1. A chunk is *ready* when all chunks that it waits for are done, and its task's previous chunk has left its resources.
-2. `lead` later (counted from when what it waits for is done) it *asks* for its resources; the first chunk of a task
-   also waits until the task before it on the same unit has begun: units take up instructions in order.
+2. `lead` later (counted from when what it waits for is done) it *asks* for its resources, but not before its task has
+   been issued: units take up instructions in order, one a clock cycle.
 3. Whenever something changes, the chunks that have asked start, in the order of (image, time of asking, task): each one
    for which every resource has room. It holds them for its duration; its results are there after its latency.
 
@@ -57,7 +57,6 @@ class _Loop:
         self.done: list[list[int]] = [[] for _ in range(total)]
         self.left = [0] * total  # when the task's last chunk left its resources
         self.waiters: list[list[tuple[int, int]]] = [[] for _ in range(total)]  # (chunk needed, who waits)
-        self.followers: list[list[int]] = [[] for _ in range(total)]  # who waits for the task to begin
         self.events: list[tuple[int, int, int]] = []
         self.now = 0
 
@@ -86,13 +85,7 @@ class _Loop:
                     self.waiters[base + other].append((need, index))
                     return
                 ready = max(ready, done[need])
-        asks = max(ready + task.lead, self.left[index])
-        if chunk == 0 and task.before >= 0:
-            before = self.starts[base + task.before]
-            if not before:
-                self.followers[base + task.before].append(index)
-                return
-            asks = max(asks, before[0])
+        asks = max(ready + task.lead, self.left[index], task.issued)
         heapq.heappush(self.events, (asks, _ASKS, index))
 
     def instant(self) -> None:
@@ -136,10 +129,6 @@ class _Loop:
         done.append(now + task.latencies[chunk])
         end = self.left[index] = now + task.durations[chunk]
         heapq.heappush(self.events, (end, _LEAVES, index))
-        if chunk == 0:
-            followers, self.followers[index] = self.followers[index], []
-            for other in followers:
-                self.prepare(other)
         waiting = self.waiters[index]
         if waiting:
             self.waiters[index] = [w for w in waiting if w[0] > chunk]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -53,7 +54,7 @@ class Task:
     at: position in `code`, -1 for ports. layer, tile: -1 for none. points: of each chunk. durations: how long each
     chunk holds the resources; latencies: from its start to when its results are there; lead: from when all that it
     waits for is there to when it may start. All in fs. resources: (index, demand). waits: (task, for each chunk the
-    last chunk of that task that must be done, -1 for none). before: the task that must have begun first, -1 for none.
+    last chunk of that task that must be done, -1 for none). issued: when its unit takes it up, fs.
     fetched: bytes that a pixel of an `mvm` takes from the buffer, or that a host region moves. route: of a `send`.
     label: name of a port or region. operands: of the instruction. streams: its address generators, as (operand, index,
     whether a window is read at each point).
@@ -71,7 +72,7 @@ class Task:
     lead: int = 0
     resources: list[tuple[int, int]] = field(default_factory=list)
     waits: list[tuple[int, list[int]]] = field(default_factory=list)
-    before: int = -1
+    issued: int = 0
     fetched: int = 0
     route: Route | None = None
     label: str = ""
@@ -125,7 +126,7 @@ class _Builder:
         self.tasks: list[Task] = []
         self.resources: list[Resource] = []
         self._resource_index: dict[Any, int] = {}
-        self._begun: dict[tuple[int, str], int] = {}
+        self._issued: Counter[tuple[int, str]] = Counter()
         self._accesses: dict[int, list[tuple[int, Access]]] = {}
         self._fetched: set[tuple[int, int, bytes]] = set()
         self._task_at: dict[int, int] = {}
@@ -257,9 +258,8 @@ class _Builder:
 
     def _task(self, mnemonic: str, core: int, at: int, points: IntArray) -> Task:
         task = Task(mnemonic, core, at, UNITS.get(mnemonic, "vector"), points=points)
-        key = core, task.unit
-        task.before = self._begun.get(key, -1)
-        self._begun[key] = len(self.tasks)
+        task.issued = self._issued[core, task.unit] * self.machine.clock
+        self._issued[core, task.unit] += 1
         self._task_at[at] = len(self.tasks)
         self.tasks.append(task)
         return task

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from smec.ir.isa_sections import IntArray, tile_of_crossbar
 from smec.runtime.container import Program
+from smec.runtime.kernels import kernel
 from smec.runtime.timing.machine import Machine
 
 #: Blocks whose row groups are handled at a time, to bound memory.
@@ -104,39 +105,76 @@ def _share_reads(program: Program, tile: IntArray, phys: IntArray, group: npt.ND
 
     `group` of the blocks that others share reads with becomes the union: what is driven in these reads.
     """
+    s = program.sections
     leader = np.arange(len(tile), dtype=np.int64)
     key = tile * (int(phys.max(initial=0)) + 1) + phys
-    _, inverse, size = np.unique(key, return_inverse=True, return_counts=True)
-    beside = np.flatnonzero(size[inverse.reshape(-1)] > 1)
-    leaders: dict[int, list[int]] = {}
-    free: dict[int, npt.NDArray[np.bool_]] = {}  # rows that a leader and all its followers may have driven
-    for block in beside.tolist():
-        mine, empty = np.array(group[block]), _empty_rows(program, int(tile[block]), block)
-        for other in leaders.setdefault(int(key[block]), []):
-            theirs = group[other]
-            both = (mine >= 0) & (theirs >= 0)
-            agrees = np.array_equal(mine[both], theirs[both])
-            if agrees and empty[(theirs >= 0) & ~both].all() and free[other][(mine >= 0) & ~both].all():
-                leader[block] = other
-                group[other] = np.where(theirs >= 0, theirs, mine)
-                free[other] &= empty | (mine >= 0)
-                break
-        else:
-            leaders[int(key[block])].append(block)
-            free[block] = empty | (mine >= 0)
+    _, which, size = np.unique(key, return_inverse=True, return_counts=True)
+    which = which.reshape(-1)
+    beside = np.flatnonzero(size[which] > 1)
+    if len(beside):
+        beside = beside[np.argsort(which[beside], kind="stable")]
+        cells = np.asarray(s["cells"]).view()
+        cells.flags.writeable = False  # those of mapped files are: one type for the compiled kernel
+        used = np.asarray(s["tile_cols"]) >= 0
+        place = np.asarray(s["xbar_place"]).astype(np.int64)
+        share_reads(beside, which, tile, phys, place, used, cells, program.hardware.cell_bits, group, leader)
     return leader
 
 
-def _empty_rows(program: Program, tile: int, block: int) -> npt.NDArray[np.bool_]:
-    """Rows of a tile whose cells in one of its blocks are all zero, bool [R]; what is outside the array is."""
-    s, c = program.sections, program.hardware.cell_bits
-    row0, column0 = (int(n) for n in s["xbar_place"][block, 2:])
-    columns = np.flatnonzero(np.asarray(s["tile_cols"][tile]) >= 0)
-    bits = np.unpackbits(np.asarray(s["cells"][int(s["xbar_phys"][block])])[row0:], axis=1, bitorder="little")
-    first = (columns + column0)[:, None] * c + np.arange(c)
-    used: npt.NDArray[np.bool_] = np.zeros(program.hardware.rows, np.bool_)
-    used[: len(bits)] = bits[:, first.reshape(-1)].any(axis=1)
-    return ~used
+@kernel
+def share_reads(
+    blocks: IntArray, which: IntArray, tile: IntArray, phys: IntArray, place: IntArray, used: npt.NDArray[np.bool_],
+    cells: npt.NDArray[np.uint8], cell_bits: int, group: npt.NDArray[np.int16], leader: IntArray,
+) -> None:  # fmt: skip
+    """Let blocks of one tile and one physical crossbar (`which` is equal) share reads where they can.
+
+    `blocks` are sorted by `which`. A block joins the first leader with whose groups its own agree: rows that both drive
+    are in equal groups, and rows that one drives are zero in the other, and in all that follow the leader.
+    """
+    rows = group.shape[1]
+    clear = np.zeros(
+        (len(blocks), rows), np.bool_
+    )  # rows that a leader and its followers drive, or that are zero there
+    empty = np.zeros(rows, np.bool_)
+    first = 0
+    for i in range(len(blocks)):
+        block = blocks[i]
+        if which[block] != which[blocks[first]]:
+            first = i
+        for r in range(rows):
+            empty[r] = True
+            row = r + place[block, 2]
+            if group[block, r] >= 0 or row >= cells.shape[1]:
+                continue  # whether a driven row is empty makes no difference
+            for n in range(used.shape[1]):
+                if used[tile[block], n]:
+                    for bit in range((n + place[block, 3]) * cell_bits, (n + place[block, 3] + 1) * cell_bits):
+                        if (cells[phys[block], row, bit >> 3] >> (bit & 7)) & 1:
+                            empty[r] = False
+                if not empty[r]:
+                    break
+        for j in range(first, i):
+            other = blocks[j]
+            if leader[other] != other:
+                continue
+            agrees = True
+            for r in range(rows):
+                mine, theirs = group[block, r], group[other, r]
+                if mine >= 0 and theirs >= 0:
+                    agrees &= mine == theirs
+                elif theirs >= 0:
+                    agrees &= empty[r]
+                elif mine >= 0:
+                    agrees &= clear[j, r]
+            if agrees:
+                leader[block] = other
+                for r in range(rows):
+                    clear[j, r] &= empty[r] or group[block, r] >= 0
+                    group[other, r] = max(group[other, r], group[block, r])
+                break
+        if leader[block] == block:
+            for r in range(rows):
+                clear[i, r] = empty[r] or group[block, r] >= 0
 
 
 def _block_costs(

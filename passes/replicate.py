@@ -1,0 +1,88 @@
+"""The pass `replicate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from smec.ir.dialects.builtin import ModuleOp
+from smec.ir.dialects.xbar import MvmOp
+from smec.ir.errors import SmecError
+from smec.ir.isa_sections import tile_reads
+from smec.passes.base import Pass, PassContext, register_pass
+from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware
+from smec.passes.mapping.placement import slots_needed
+from smec.passes.mapping.replication import Layer, replicate
+
+
+@register_pass
+@dataclass(frozen=True)
+class Replicate(Pass):
+    """Give the slowest layers more copies of their crossbars, so that the slowest copy takes the fewest reads.
+
+    Copies of a layer compute disjoint pixels, so results stay the same. The numbers of copies are optimal for the
+    budget if no two tiles share a physical crossbar; what `assign-cores` saves by sharing comes on top.
+    """
+
+    name = "replicate"
+    requires = ("xbar.grouped",)
+    ensures = ()
+
+    crossbars: int | None = field(
+        default=None, metadata={"doc": "budget of physical crossbars; none: whole chips, as many as one copy needs"}
+    )
+
+    def run(self, module: ModuleOp, context: PassContext) -> bool:
+        target = hardware(context, self.name)
+        ops = crossbar_layers(module)
+        for op in ops:
+            if op.xbar_core is not None:
+                raise op.error(
+                    f"the crossbars of layer '{op.label}' have their places already",
+                    hint="put replicate before assign-cores",
+                )
+        layers = [_layer(op, context.act_bits, target.dac_bits, target.columns) for op in ops]
+        least = sum(layer.cost for layer in layers)
+        chip = context.target.chip.cores * target.crossbars_per_core
+        budget = self.crossbars if self.crossbars is not None else -(-max(least, 1) // chip) * chip
+        if budget < least:
+            raise SmecError(
+                "too few crossbars for one copy of each layer", expected=f"a budget of {least} or more", found=budget
+            )
+        result = replicate(layers, budget)
+        changed = False
+        for op, copies in zip(ops, result.copies, strict=True):
+            changed |= op.copies != copies
+            op.attributes["copies"] = copies
+        context.report[self.name] = {
+            "budget": budget,
+            "crossbars": result.crossbars,
+            "crossbars_once": least,
+            "cycles_once": max((layer.cycles for layer in layers), default=0),
+            "cycles": result.cycles,
+            "bound": result.bound,
+            "gap": result.cycles / result.bound - 1 if result.bound else 0.0,
+            "layers": [_figures(op, layer) for op, layer in zip(ops, layers, strict=True)],
+        }
+        return changed
+
+
+def _layer(op: MvmOp, act_bits: int, dac_bits: int, columns: int) -> Layer:
+    """What a layer's copies compute and take.
+
+    Crossbars of a tile that fit side by side count as one. Only the last two axes of the pixels are shared out.
+    """
+    count = np.bincount(array(op, "xbar_tile", "slice-bits"), minlength=op.rows.shape[0])
+    blocks = np.stack([np.cumsum(count) - count, count], axis=1)
+    groups = array(op, "row_group", "group-rows")
+    reads = tile_reads({"xbar_group": groups, "tile_xbars": blocks, "tile_shift": op.shifts.array}, act_bits, dac_bits)
+    cost = int(slots_needed(count, extent(op.cols.array), columns, beside=True).sum())
+    *outer, rows, columns_of_pixels = (1, 1, *op.pixel_shape())
+    return Layer(rows * columns_of_pixels, int(reads.max(initial=0)) * prod(outer), cost)
+
+
+def _figures(op: MvmOp, layer: Layer) -> dict[str, Any]:
+    return {"name": op.label, "copies": op.copies, "cycles_once": layer.cycles, "crossbars_once": layer.cost}
