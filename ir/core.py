@@ -517,7 +517,9 @@ class Operation:
 
     def error(self, message: str, **details: Any) -> SmecError:
         """A SmecError at this operation."""
-        return SmecError(f"'{self.name}': {message}", location=self.location, **details)
+        error = SmecError(f"'{self.name}': {message}", location=self.location, **details)
+        error.operation = self
+        return error
 
     def __repr__(self) -> str:
         return f"<{self.name} at {self.location}>"

@@ -7,7 +7,7 @@ exits with status 1; nothing else may reach a user for bad input.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smec.ir.core import Location
@@ -55,7 +55,14 @@ class SmecError(Exception):
         location: where it is: an IR `Location` (model file and node), a `SourceSpan` in a text, or a file name.
         expected, found: what the checker wanted and what it saw instead.
         hint: what the user can do about it.
+
+    Attributes:
+        operation: the operation concerned, where `Operation.error` made the error.
+        source: where that operation stands in an IR text, if it was read from one; shown below the message.
     """
+
+    operation: Any = None
+    source: SourceSpan | None = None
 
     def __init__(
         self,
@@ -83,8 +90,11 @@ class SmecError(Exception):
                 parts.append(f"found {self.found}")
             head += f" ({', '.join(parts)})"
         lines = [head]
-        if isinstance(self.location, SourceSpan) and self.location.text:
-            lines.extend("  " + part for part in self.location.excerpt())
+        for place in (self.location, self.source):
+            if place is self.source and self.source is not None:
+                lines.append(f"  at {self.source}")
+            if isinstance(place, SourceSpan) and place.text:
+                lines.extend("  " + part for part in place.excerpt())
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)

@@ -21,7 +21,7 @@ import numpy as np
 from smec.ir.core import OPEN_DIALECTS, OPERATIONS, Block, Handle, Location, Operation, Region, TensorType, Value
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError, SourceSpan
-from smec.ir.parser_atoms import AtomError, parse_atom, parse_place, parse_signature, parse_type, unquote
+from smec.ir.parser_atoms import AtomError, parse_atom, parse_place, parse_signature, parse_type, unescape_hint, unquote
 from smec.ir.store import UnloadedHandle
 from smec.ir.verifier import MAX_ARRAY_DEPTH, MAX_REGION_DEPTH
 
@@ -47,6 +47,7 @@ _READABLE = {
     "TYPE": "a tensor type",
     "DENSE": "'array<...>'",
     "HANDLE": "a handle",
+    "ALIAS": "an alias",
     "OPEN": "'['",
     "LPAR": "'('",
     "RPAR": "')'",
@@ -116,6 +117,11 @@ class _Tree:
     def __init__(self) -> None:
         # Attribute values recur: of equal text the value is made once a parse.
         self.atoms: dict[str, Any] = {}
+        self.aliases: dict[str, Any] = {}
+
+    def clear(self) -> None:
+        self.atoms.clear()
+        self.aliases.clear()
 
     def _atom(self, token: lark.Token) -> Any:
         text = token.value
@@ -133,11 +139,25 @@ class _Tree:
         return _Place(token.value, token.start_pos or 0)
 
     NUMBER = WORD = TYPE = DENSE = STRING = _atom
-    RESULTS = VALUES = NAME = SIGNATURE = LOCATION = LABEL = FLAG = KEY = OPEN = _place
+    RESULTS = VALUES = NAME = SIGNATURE = LOCATION = LABEL = FLAG = KEY = OPEN = ALIAS = _place
 
     def HANDLE(self, token: lark.Token) -> _Ref:  # noqa: N802  # lark finds it by the terminal's name
         digest, dtype, shape = self._atom(token)
         return _Ref(digest, dtype, shape, token.start_pos or 0, len(token.value))
+
+    def alias(self, children: list[Any]) -> None:
+        name, value = children
+        if name.text in self.aliases:
+            raise _FaultError(f"alias {name.text} is defined twice", name.start, len(name.text))
+        self.aliases[name.text] = value
+
+    def ref(self, children: list[Any]) -> Any:
+        name = children[0]
+        if name.text not in self.aliases:
+            close = get_close_matches(name.text, self.aliases, n=1) if len(self.aliases) < 10_000 else []
+            hint = f"did you mean '{close[0]}'?" if close else None
+            raise _FaultError(f"alias {name.text} is not defined", name.start, len(name.text), hint=hint)
+        return self.aliases[name.text]
 
     def attribute(self, children: list[Any]) -> tuple[_Place, Any]:
         return children[0], (children[1] if len(children) == 2 else None)
@@ -164,7 +184,7 @@ class _Tree:
         return _Op(*children)
 
     def start(self, children: list[Any]) -> Any:
-        return children[0]
+        return children[-1]
 
 
 def _array_depth(value: tuple[Any, ...]) -> int:
@@ -187,7 +207,7 @@ def _read(text: str, file: str) -> _Op:
     if len(text) > MAX_TEXT:
         raise SmecError("text is too long", location=file, expected=f"at most {MAX_TEXT} characters", found=len(text))
     parser, tree = _lark()
-    tree.atoms.clear()
+    tree.clear()
     try:
         root = cast("_Op", parser.parse(text))  # what `_Tree.start` returns
     except lark.UnexpectedCharacters as error:
@@ -200,7 +220,7 @@ def _read(text: str, file: str) -> _Op:
         found = "the end of the text" if ended else _snippet(text, start)
         raise _syntax_error(text, start, file, set(error.accepts or error.expected), found) from None
     finally:
-        tree.atoms.clear()
+        tree.clear()
     return root
 
 
@@ -229,6 +249,7 @@ class _Builder:
         self.keys: dict[str, str] = {}
         self.classes: dict[str, type[Operation]] = {}
         self.line, self.line_start = 1, 0
+        self.places: dict[Operation, tuple[int, int]] | None = None
 
     def operation(self, node: _Op, scope: dict[str, Value], depth: int) -> Operation:
         result_place, name_place, operand_place, regions, attributes, signature_place, location_place = node
@@ -245,6 +266,8 @@ class _Builder:
         op = cls(operands, result_types, values, built, location)
         if op.name != name:
             op.name = name
+        if self.places is not None:
+            self.places[op] = (name_place.start, len(name_place.text))
         self.results(op, result_place, scope, signature_place)
         return op
 
@@ -338,7 +361,7 @@ class _Builder:
     def define(name: str, value: Value, scope: dict[str, Value]) -> None:
         scope[name] = value
         if not name[1].isdigit():
-            value.name_hint = name[1:]
+            value.name_hint = unescape_hint(name[1:]) if "$" in name else name[1:]
 
     def attributes(self, items: list[tuple[_Place, Any]], name: str, location: Location) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -437,6 +460,7 @@ def parse_module(
     weights: Mapping[str, Handle | np.ndarray] | None = None,
     *,
     allow_unregistered: bool = False,
+    places: dict[Operation, tuple[int, int]] | None = None,
 ) -> ModuleOp:
     """Read a module.
 
@@ -446,13 +470,16 @@ def parse_module(
         weights: arrays by digest, checked against the digest (a `Handle` brings one that was checked). None: handles
             know shape and dtype, and reading their array is an error that names the operation.
         allow_unregistered: operations nobody declared become plain `Operation`s instead of an error.
+        places: receives, for each operation, where its name stands in the text: offset and length.
 
     Raises:
         SmecError: the text is malformed, with line and column.
     """
     try:
         root = _read(text, file)
-        op = _Builder(text, file, weights, allow_unregistered).operation(root, {}, 0)
+        builder = _Builder(text, file, weights, allow_unregistered)
+        builder.places = places
+        op = builder.operation(root, {}, 0)
         if not isinstance(op, ModuleOp):
             raise _FaultError(
                 "outermost operation is not a module", root.name.start, len(root.name.text), expected='"builtin.module"'

@@ -36,6 +36,8 @@ _location = re.compile(
 _signature = re.compile(rf":\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|({_TENSOR}))")
 _type_item = re.compile(rf"\s*({_TENSOR})\s*(,|$)")
 _number_item = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]*(?:[eE][+\-]?[0-9]+)?)?)\s*(,|$)")
+_escaped_hint = re.compile(r"((?:[A-Za-z0-9_.\-]|\$[0-9A-F]{2})*)(?:\$\$[0-9]+)?").fullmatch
+_hint_byte = re.compile(rb"\$([0-9A-F]{2})")
 
 
 class AtomError(Exception):
@@ -246,3 +248,15 @@ def _parse_handle(text: str) -> tuple[str, str, tuple[int, ...]]:
     if not all(p.isdigit() and len(p) <= 18 for p in parts) or len(parts) > MAX_RANK:
         raise AtomError("malformed shape", match.start(3), max(1, len(body)))
     return digest, dtype, tuple(map(int, parts))
+
+
+def unescape_hint(name: str) -> str:
+    """The hint that a value's name spells (see `smec.ir.printer`); a name that nothing here wrote is its own hint."""
+    match = _escaped_hint(name)
+    if match is None:
+        return name
+    hint = _hint_byte.sub(lambda m: bytes.fromhex(m[1].decode()), match[1].encode())
+    try:
+        return hint.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return name

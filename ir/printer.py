@@ -11,6 +11,13 @@ Attribute values and how they are spelled:
 6. TensorType: `tensor<1x?x8xf32>`, quantized `tensor<1x8x!quant.u<8, 0.5, 128>>`
 7. Handle: `#smec.handle<"digest", "float32", [16, 3]>`; the array itself goes to a side file (`smec.ir.store`)
 
+A value is called by its hint, and by a number where it has none. A hint that is no name in MLIR is written byte by byte
+where need be (`/conv` is `%$2Fconv`, a hint `12` is `%$312`), and of equal hints all but the first get a number
+(`%x`, `%x$$1`): reading takes both back, so that hints survive.
+
+What is longer than `LONG` characters, handles mostly, is written once, in front of the module, and stands behind an
+alias in the attributes: `#h0 = #smec.handle<...>`, `#a0 = "..."`.
+
 Every operation ends in its location, `loc("node"("file":line:0))` or, without a node, `loc("file":line:0)`.
 """
 
@@ -34,21 +41,26 @@ PLAIN_ELEMENTS = frozenset(ELEMENT_DTYPES) | {"bf16"}
 _plain = re.compile(r'[^"\\\x00-\x1f\x7f]*').fullmatch
 _special = re.compile(r'["\\\x00-\x1f\x7f]')
 _key = re.compile(r"[A-Za-z_][A-Za-z0-9_$.]*").fullmatch
-_hint = re.compile(r"[A-Za-z_][A-Za-z0-9_$.\-]*").fullmatch
+_hint = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*").fullmatch
+_not_hint = re.compile(rb"^[^A-Za-z_]|[^A-Za-z0-9_.\-]")
 _INT64 = range(-(1 << 63), 1 << 63)
 _NAMED_ESCAPES = {"\n": "\\n", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
 
 
-def print_module(root: Operation) -> str:
-    """The text of an operation and all it holds.
+#: Longest attribute value, in characters, that is written where it belongs; see `print_module`.
+LONG = 72
+
+
+def print_module(root: Operation, *, aliases: bool = True) -> str:
+    """The text of an operation and all it holds; without `aliases` every attribute value is written in place.
 
     Raises:
         SmecError: an attribute value has no textual form (the verifier rejects such modules, too).
     """
-    printer = _Printer()
+    printer = _Printer(LONG if aliases else 1 << 62)
     printer.operation(root, "")
     printer.out.append("")
-    return "\n".join(printer.out)
+    return "\n".join([*(f"{name} = {text}" for text, name in printer.aliases.items()), *printer.out])
 
 
 def quote_string(text: str) -> str:
@@ -77,6 +89,11 @@ def quote_place(text: str) -> str:
     if mixed or text.startswith("%"):
         text = "%" + quote(text, safe="/ :()[]{}<>,;=@!$&'*+-._~#|^`?", errors="surrogatepass")
     return quote_string(text)
+
+
+def escape_hint(hint: str) -> str:
+    """A hint as a name that MLIR accepts; `smec.ir.parser.unescape_hint` is the inverse."""
+    return _not_hint.sub(lambda m: b"$%02X" % m[0][0], hint.encode("utf-8", "surrogatepass")).decode()
 
 
 def format_location(location: Location) -> str:
@@ -155,10 +172,14 @@ _FORMATTERS: dict[type, Callable[[Any], str]] = {
 class _Printer:
     """State of one printing: lines so far, names given to values, texts of types and keys seen before."""
 
-    def __init__(self) -> None:
+    def __init__(self, long: int) -> None:
         self.out: list[str] = []
+        self.long = long
+        self.aliases: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
         self.names: dict[Value, str] = {}
         self.taken: set[str] = set()
+        self.repeated: dict[str, int] = {}
         self.count = 0
         self.types: dict[TensorType, str] = {}
         # By identity, since hashing a type costs more than the rest of its printing; the module keeps them alive.
@@ -167,9 +188,14 @@ class _Printer:
         self.keys: dict[str, str] = {}
 
     def name(self, value: Value) -> str:
-        """The name of a value: its hint where that is valid and not taken, else a number."""
+        """The name of a value: its hint (see above) where it has one, else a number."""
         hint = value.name_hint
-        if hint is not None and hint not in self.taken and _hint(hint):
+        if hint:
+            if not _hint(hint):
+                hint = escape_hint(hint)
+            if hint in self.taken:
+                count = self.repeated[hint] = self.repeated.get(hint, 0) + 1
+                hint = f"{hint}$${count}"
             self.taken.add(hint)
             text = "%" + hint
         else:
@@ -217,12 +243,22 @@ class _Printer:
                 start = self.keys[key] = f"{key if _key(key) else quote_string(key)} = "
             formatter = _FORMATTERS.get(type(value), format_attribute)
             try:
-                parts.append(start + formatter(value))
+                text = formatter(value)
+                parts.append(start + (text if len(text) <= self.long else self.alias(text)))
             except SmecError as error:
                 error.message = f"attribute '{key}' of '{op.name}': {error.message}"
                 error.location = error.location or op.location
                 raise
         return f" {{{', '.join(parts)}}}"
+
+    def alias(self, text: str) -> str:
+        """The alias of a long attribute value; handles are called h0, h1, ..., the rest a0, a1, ..."""
+        name = self.aliases.get(text)
+        if name is None:
+            kind = "#h" if text.startswith("#smec.handle<") else "#a"
+            self.counts[kind] = self.counts.get(kind, -1) + 1
+            name = self.aliases[text] = f"{kind}{self.counts[kind]}"
+        return name
 
     def regions(self, regions: Sequence[Region], indent: str) -> None:
         inner = indent + "  "

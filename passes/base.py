@@ -25,12 +25,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import sys
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -53,6 +55,7 @@ _BUILTIN_NAMES = (
     "quantize-admm",
     "quantize-greedy",
     "quantize-nearest",
+    "replicate",
     "slice-bits",
     "squeeze-out",
     "tile",
@@ -75,6 +78,9 @@ PassT = TypeVar("PassT", bound="type[Pass]")
 #: Module attribute that holds the levels reached so far, in order.
 LEVELS = "levels"
 
+#: Module attribute that holds the passes that ran so far, as pipeline text each.
+RAN = "passes"
+
 
 def _no_progress(what: str, done: int, total: int) -> None:
     """Show nothing."""
@@ -92,7 +98,11 @@ class PassContext:
         report: each pass writes its figures under its own name; the pipeline adds `pipeline`, a list of
             {"pass", "seconds", "changed"}.
         progress: called as progress(what, done, total) during long steps.
-        cache: results that one pass leaves for another (calibration statistics, say); never part of the output.
+        cache: results that one pass leaves for another, to save time; never part of the output, and absent where a
+            compilation goes on from a module that was written to a file.
+        plugins: files of plug-ins that were loaded, for whoever runs a reproducer.
+        reproducer: where a failing pass leaves its reproducer; None: a new file in the folder for temporary files;
+            False: none is written.
     """
 
     target: Any = None
@@ -102,6 +112,8 @@ class PassContext:
     report: dict[str, Any] = field(default_factory=dict)
     progress: Callable[[str, int, int], None] = _no_progress
     cache: dict[str, Any] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+    reproducer: Path | Literal[False] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,8 @@ class Pass:
     forbids: ClassVar[tuple[str, ...]] = ()
     #: Levels that the module has reached afterwards.
     ensures: ClassVar[tuple[str, ...]] = ()
+    #: Whether the network computes the same, bit for bit, before and after. A pass that rounds says False.
+    exact: ClassVar[bool] = True
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         """Rewrite `module` in place; return whether anything changed.
@@ -329,6 +343,13 @@ def register_pass(cls: PassT) -> PassT:
     return cls
 
 
+def origin(cls: type) -> str | None:
+    """The file that a class of a plug-in (a pass, a pattern) comes from; None for classes of this package."""
+    if cls.__module__.startswith("smec."):
+        return None
+    return getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__
+
+
 @cache
 def _plugins() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
@@ -365,6 +386,9 @@ def pass_class(name: str, location: SourceSpan | None = None) -> type[Pass]:
 def _load_plugin(point: EntryPoint, location: SourceSpan | None) -> Any:
     try:
         return point.load()
-    except (ImportError, AttributeError) as error:
-        message = f"pass '{point.name}' cannot be loaded from {point.value}: {error}"
+    except Exception as error:
+        # Whatever an installed package raises when it is imported, its name belongs into the message.
+        package = getattr(point, "dist", None)
+        where = f"{point.value} of package {package.name}" if package is not None else point.value
+        message = f"pass '{point.name}' cannot be loaded from {where}: {type(error).__name__}: {error}"
         raise SmecError(message, location=location) from error

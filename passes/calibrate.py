@@ -84,7 +84,7 @@ class Calibrate(Pass):
         self, module: ModuleOp, context: PassContext, sources: Sequence[Value]
     ) -> tuple[dict[Value, Statistics], int]:
         """Statistics of `sources`, and the number of images that they come from."""
-        arrays = _inputs(module, context)
+        arrays = calibration_inputs(module, context)
         context.cache[CALIBRATION_INPUTS] = arrays
         # Graph inputs are few and may be discrete (pixels): see `input_levels`.
         statistics = {v: Statistics(support={} if isinstance(v, BlockArgument) else None) for v in sources}
@@ -106,8 +106,8 @@ class Calibrate(Pass):
         return statistics, total
 
 
-def _inputs(module: ModuleOp, context: PassContext) -> dict[str, np.ndarray]:
-    """User arrays by graph input: those given, else synthetic ones."""
+def calibration_inputs(module: ModuleOp, context: PassContext) -> dict[str, np.ndarray]:
+    """User arrays by graph input: those given, else synthetic ones (the same for each pass of one compilation)."""
     if context.calibration is not None:
         return context.calibration
     from smec.ir.images import random_arrays

@@ -50,6 +50,9 @@ ENTRY_POINT_GROUP = "smec.constraints"
 #: Sign schemes. "polarized" has the integers of "differential"; the rule on signs is the set `polarized`.
 SIGNS = ("differential", "offset", "polarized", "twos-complement")
 
+#: Values beyond count as this: far from any 16-bit integer, near enough for float32 to tell which one is nearer.
+_REACH = float(1 << 20)
+
 #: Built-in sets by name, as "module:Class".
 BUILTIN_CONSTRAINTS = {
     "pattern": "smec.passes.constraint_sets.rows:PatternSet",
@@ -135,7 +138,7 @@ class ConstraintSet:
         """The point of the set that is nearest to `values`: least sum of weights * (values - point)^2.
 
         Args:
-            values: real [..., K, M], in units of one integer step (divided by the scale already); finite.
+            values: real [..., K, M], in units of one integer step (divided by the scale already).
             weights: importance of each entry, not negative; broadcasts against `values`. None: all equal.
 
         Returns:
@@ -174,9 +177,10 @@ def checked_values(values: np.ndarray) -> np.ndarray:
     array = np.ascontiguousarray(values, None if values.dtype in (np.float32, np.float64) else np.float64)
     if array.ndim < 2:
         raise SmecError("no matrix to project", expected="two axes or more", found=f"shape {array.shape}")
-    if np.isnan(array).any():
+    largest = float(np.abs(array).max(initial=0))
+    if np.isnan(largest):
         raise SmecError("values hold NaN", expected="numbers")
-    return array
+    return np.clip(array, -_REACH, _REACH) if largest > _REACH else array
 
 
 # -- registry ----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from smec.ir.errors import SmecError
+from smec.passes.base import origin
 
 #: Name of the entry-point group by which other packages offer patterns.
 ENTRY_POINT_GROUP = "smec.patterns"
@@ -133,7 +134,15 @@ def own_options(cls: type[Pattern]) -> tuple[dataclasses.Field[Any], ...]:
 @cache
 def _halves(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
     """Ascending magnitudes of the positive and of the negative integers, each beginning with 0."""
-    found = np.unique(np.fromiter(pattern.magnitudes(pattern.bits), np.int64))
+    try:
+        found = np.unique(np.fromiter(pattern.magnitudes(pattern.bits), np.int64))
+    except SmecError:
+        raise
+    except Exception as error:
+        # A plug-in's own code: whatever it raises, its place belongs into the message.
+        file = origin(type(pattern))
+        where = f" (plug-in {file})" if file else ""
+        raise SmecError(f"pattern '{pattern.name}'{where} fails: {type(error).__name__}: {error}") from error
     top = (1 << pattern.bits) - 1
     if len(found) and (found[0] < 0 or found[-1] > top):
         raise SmecError(f"pattern '{pattern.name}' has magnitudes out of range", expected=f"0..{top}", found=found)
@@ -213,8 +222,10 @@ def pattern_class(name: str) -> type[Pattern]:
     point = _plugins()[name]
     try:
         cls = point.load()
-    except (ImportError, AttributeError) as error:
-        raise SmecError(f"pattern '{name}' cannot be loaded from {point.value}: {error}") from error
+    except Exception as error:
+        # Whatever an installed package raises when it is imported, its name belongs into the message.
+        message = f"pattern '{name}' cannot be loaded from {point.value}: {type(error).__name__}: {error}"
+        raise SmecError(message) from error
     if not (isinstance(cls, type) and issubclass(cls, Pattern)):
         raise SmecError(f"what is registered as pattern '{name}' is no pattern class", found=repr(cls))
     PATTERNS[name] = cls

@@ -23,14 +23,18 @@ from smec.ir.verifier import verify
 from smec.passes.base import (
     BUILTIN_PASSES,
     PASSES,
+    RAN,
     Pass,
     PassContext,
     add_levels,
     convert_value,
     levels,
     options,
+    origin,
     pass_class,
 )
+from smec.passes.legality import check_legal
+from smec.passes.reproducer import write_reproducer
 
 #: Called before a pass runs.
 BeforePass = Callable[[Pass, ModuleOp], None]
@@ -121,7 +125,9 @@ class Pipeline:
         """Run all passes on `module`, in place; returns whether any changed it.
 
         The module is verified before the first pass and after each. `context.report["pipeline"]` receives, for each
-        pass, {"pass": its text, "seconds": wall time, "changed": bool}.
+        pass, {"pass": its text, "seconds": wall time, "changed": bool}; the module's attribute `passes` the text. A
+        pass that fails otherwise than by SmecError, or leaves an invalid module, also leaves a reproducer
+        (`smec.passes.reproducer`).
 
         Args:
             module: what to rewrite.
@@ -133,21 +139,29 @@ class Pipeline:
             SmecError: a pass is out of order, fails, leaves an invalid module, or misreports.
         """
         verify(module)
+        check_legal(module)
         record: list[dict[str, Any]] = []
         context.report["pipeline"] = record
         any_changed = False
-        for item in self.passes:
+        for number, item in enumerate(self.passes):
             self._check_levels(item, module)
             if before is not None:
                 before(item, module)
             text = print_module(module) if check_changed else ""
+            snapshot = module.clone()
             start = time.perf_counter()
-            changed = bool(item.run(module, context))
-            seconds = time.perf_counter() - start
-            _verify_after(item, module)
-            if check_changed and not changed and print_module(module) != text:
-                raise SmecError(f"pass '{item.name}' changed the module and reports that it did not")
-            add_levels(module, item.ensures)
+            try:
+                changed = _run_pass(item, module, context)
+                seconds = time.perf_counter() - start
+                _check_after(item, module, verify)
+                if check_changed and not changed and print_module(module) != text:
+                    raise SmecError(f"{_named(item)} changed the module and reports that it did not")
+                add_levels(module, item.ensures)
+                _check_after(item, module, check_legal)
+            except _PassFaultError as fault:
+                rest = Pipeline(self.passes[number:])
+                raise fault.reported(cast("ModuleOp", snapshot), rest, context) from fault.__cause__
+            module.attributes[RAN] = (*cast("tuple[str, ...]", module.attributes.get(RAN, ())), item.text())
             record.append({"pass": item.text(), "seconds": seconds, "changed": changed})
             any_changed |= changed
             if after is not None:
@@ -173,13 +187,67 @@ def _who_ensures(level: str) -> str | None:
     return f"run {' or '.join(map(repr, makers))} first" if makers else None
 
 
-def _verify_after(item: Pass, module: ModuleOp) -> None:
+class _PassFaultError(Exception):
+    """A fault of a pass, not of the user's input; `reported` makes the error for the user."""
+
+    def __init__(self, error: SmecError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+    def reported(self, module: ModuleOp, rest: Pipeline, context: PassContext) -> SmecError:
+        """The error, after the reproducer was written: `module` as the pass got it, `rest` from the pass on."""
+        if context.reproducer is False:
+            return self.error
+        target = context.target
+        figures = {
+            "act_bits": context.act_bits,
+            "seed": context.seed,
+            "target": target.model_dump() if hasattr(target, "model_dump") else None,
+            "plugins": list(context.plugins),
+        }
+        data = context.calibration if isinstance(context.calibration, dict) else None  # else: nobody gave them again
+        try:
+            path = write_reproducer(context.reproducer, module, rest.text(), figures, data, self.error.message)
+            hint = f"`smec opt {path}` repeats it"
+        except (SmecError, ValueError) as problem:
+            hint = f"no reproducer: {problem}"
+        self.error.hint = f"{self.error.hint}; {hint}" if self.error.hint else hint
+        return self.error
+
+
+def _named(item: Pass) -> str:
+    """The pass, and the file it comes from if it is not one of ours."""
+    file = origin(type(item))
+    return f"pass '{item.name}'{f' (plug-in {file})' if file else ''}"
+
+
+def _run_pass(item: Pass, module: ModuleOp, context: PassContext) -> bool:
+    run: Callable[[ModuleOp, PassContext], object] = item.run  # a plug-in may return anything
     try:
-        verify(module)
-    except SmecError as error:
-        error.message = f"invalid module after pass '{item.name}': {error.message}"
-        error.hint = error.hint or "this is a fault of the pass, not of the model"
+        changed = run(module, context)
+    except SmecError:
         raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise _PassFaultError(SmecError(f"{_named(item)} fails: {what}", location=module.location)) from error
+    if not isinstance(changed, bool):
+        message = f"{_named(item)} does not say whether it changed the module"
+        raise _PassFaultError(SmecError(message, expected="True or False", found=repr(changed)[:80]))
+    return changed
+
+
+def _check_after(item: Pass, module: ModuleOp, check: Callable[[ModuleOp], None]) -> None:
+    try:
+        check(module)
+    except SmecError as error:
+        error.message = f"invalid module after {_named(item)}: {error.message}"
+        error.hint = error.hint or "this is a fault of the pass, not of the model"
+        raise _PassFaultError(error) from error
+    except Exception as error:
+        # What a pass left may be too broken for the verifier, or for an operation's own check.
+        what = f"{type(error).__name__}: {error}"
+        message = f"invalid module after {_named(item)}: it cannot be checked ({what})"
+        raise _PassFaultError(SmecError(message, location=module.location)) from error
 
 
 # -- text --------------------------------------------------------------------------------------------------------------

@@ -17,17 +17,15 @@ from smec.passes.quantization.units import HOST, KIND, TYPES, UNIT, Unit, graph_
 #: Name of the host region that yields constant operands.
 CONSTANTS = "constants"
 
-#: Key of `PassContext.cache` under which later passes find the partitioned float graph.
-FLOAT_GRAPH = "float-graph"
-
 
 @register_pass
 @dataclass(frozen=True)
 class QuantizeActivations(Pass):
     """Build the quantized graph: device units as `quant` operations, host regions as `smec.host`.
 
-    Layers keep their float weights. Values cross between host and device as float32, through `quant.quantize` and
-    `quant.dequantize`; the result of a layer that only the host reads is float32 at once.
+    Layers keep their float weights, and the module a copy of the float graph, until weights are quantized. Values cross
+    between host and device as float32, through `quant.quantize` and `quant.dequantize`; the result of a layer that only
+    the host reads is float32 at once.
 
     Reports: `layers`, `operations` (by name), `batchable` (by host region).
     """
@@ -36,12 +34,13 @@ class QuantizeActivations(Pass):
     requires = ("nn.calibrated",)
     forbids = ("quant.float",)
     ensures = ("quant.float",)
+    exact = False
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         graph = module.graph
         units = list(graph_units(graph))
         old = list(graph.ops)
-        context.cache[FLOAT_GRAPH] = graph.clone()
+        module.keep_float_graph()
         values = Values(graph, graph.terminator)
         values.real.update((arg, arg) for arg in graph.block.args)
         constants = _constants_region(values, units)

@@ -35,6 +35,7 @@ class QuantizeNearest(Pass):
     requires = ("quant.float",)
     forbids = ("quant",)
     ensures = ("quant",)
+    exact = False
 
     pattern: str = field(default="uniform", metadata={"doc": "set of magnitudes, see `smec.passes.patterns`"})
     bits: int = field(
@@ -58,6 +59,7 @@ class QuantizeNearest(Pass):
         for done, op in enumerate(layers):
             report[op.label] = self._quantize(op, pattern)
             context.progress("quantizing weights", done + 1, len(layers))
+        module.drop_float_graph()
         context.report[self.name] = {"layers": report, "not_carried": missing}
         return bool(layers)
 

@@ -68,6 +68,7 @@ class SliceBits(Pass):
             planes=table,
             keep=keep,
         )
+        op.attributes |= {"planes": len(table), "blocks_empty": len(codes) * len(table) - len(sliced.tile)}
         op.attributes["xbar_tile"] = Handle(sliced.tile)
         op.attributes["xbar_weight"] = Handle(sliced.weight)
         op.attributes["cells"] = Handle(sliced.cells)
@@ -75,5 +76,5 @@ class SliceBits(Pass):
             "name": op.label,
             "planes": len(table),
             "crossbars": len(sliced.tile),
-            "crossbars_empty": len(codes) * len(table) - len(sliced.tile),
+            "crossbars_empty": op.blocks_empty,
         }

@@ -29,6 +29,7 @@ class SqueezeOut(Pass):
     requires = ("xbar.tiled",)
     forbids = ("xbar.sliced",)
     ensures = ("xbar.squeezed",)
+    exact = False
 
     depth: int | None = field(
         default=None, metadata={"doc": "x, bit positions given up; none: what each layer's quantizer asked for"}
@@ -83,8 +84,11 @@ class SqueezeOut(Pass):
             "shifts": _kept(op.shifts, result.shifts),
             "squeeze": depth,
             "shift": shift,
+            "squeeze_error": op.squeeze_error,
         }
+        lost = result.real_error / result.real_energy if result.real_energy else 0.0
         if result.changed:
+            new["squeeze_error"] = lost
             weight = scatter_weights(rows, cols, result.codes, result.shifts, offset_of(op), op.integers(), groups)
             new["weight"] = _kept(op.weight, weight)
         old = {key: op.attributes.get(key) for key in new}
@@ -96,7 +100,7 @@ class SqueezeOut(Pass):
             "depth": depth,
             "planes": len(planes(op.sign, op.bits - depth, op.cell_bits)),
             "squared_error": result.squared_error,
-            "relative_error": math.sqrt(result.real_error / result.real_energy) if result.real_energy else 0.0,
+            "relative_error": math.sqrt(lost),
             "weights_changed": result.changed,
             "largest_shift": int(result.shifts.max(initial=0)),
         }

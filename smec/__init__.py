@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smec.driver import compile, lower  # noqa: A004  # the public name is `smec.compile`
+    from smec.driver import compile, default_pipeline, lower  # noqa: A004  # the public name is `smec.compile`
     from smec.export import export_onnx
     from smec.inspection import inspect
     from smec.ir.errors import SmecError
     from smec.passes.pipeline import Pipeline, parse_pipeline
+    from smec.plugins import load_plugin
     from smec.program import Program, Simulation
     from smec.verification import VerifyReport, verify
 
@@ -29,8 +30,10 @@ _HOME = {
     "SmecError": "smec.ir.errors",
     "VerifyReport": "smec.verification",
     "compile": "smec.driver",
+    "default_pipeline": "smec.driver",
     "export_onnx": "smec.export",
     "inspect": "smec.inspection",
+    "load_plugin": "smec.plugins",
     "lower": "smec.driver",
     "parse_pipeline": "smec.passes.pipeline",
     "verify": "smec.verification",
@@ -43,8 +46,10 @@ __all__ = [
     "SmecError",
     "VerifyReport",
     "compile",
+    "default_pipeline",
     "export_onnx",
     "inspect",
+    "load_plugin",
     "lower",
     "parse_pipeline",
     "verify",

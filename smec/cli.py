@@ -18,7 +18,7 @@ import click
 from smec.ir.errors import SmecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from smec.driver import Options
 
@@ -111,6 +111,15 @@ def check_output(path: str, *inputs: str | None) -> None:
             raise SmecError("the output would replace an input", location=path)
 
 
+def refuse_options(names: Iterable[str]) -> None:
+    """Refuse options that were given on the command line, where a module brings its own."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise click.UsageError(f"{option} has no effect on a module, which has its own target, options and passes")
+
+
 def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """NAME=1x3x224x224, any number of times."""
     shapes = {}
@@ -132,7 +141,8 @@ def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 @click.option("--target", default="sme", show_default=True, metavar="NAME|FILE.toml", help="Hardware to compile for.")
 @click.option("--calib", type=path_argument, metavar="DATA.npz", help="Calibration images; default: synthetic ones.")
 @click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="Activation calibration.")
-@click.option("--pattern", type=click.Choice(PATTERNS), default="uniform", show_default=True, help="Weight magnitudes.")
+@click.option("--pattern", default="uniform", show_default=True, metavar="NAME",
+              help=f"Weight magnitudes: {', '.join(PATTERNS)}, or a plug-in's.")  # fmt: skip
 @click.option("--bits", type=click.IntRange(1, 15), default=8, show_default=True, help="Bits of a weight.")
 @click.option("--act-bits", type=click.IntRange(1, 16), default=8, show_default=True, help="Bits of an activation.")
 @click.option("--scale", type=click.Choice(["column", "tensor"]), default="column", show_default=True,
@@ -149,29 +159,34 @@ def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 @click.option("--input-shape", "shapes", callback=parse_shapes, multiple=True, metavar="NAME=1x3x224x224",
               help="Shape of an input whose extents the model leaves open.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+@click.option("--reproducer", type=path_argument, metavar="FILE", help="What a failing pass leaves behind.")
 @json_option
 def compile_command(
     model: str, output: str, target: str, calib: str | None, pipeline: str | None, plugins: tuple[str, ...],
-    compile_to: str | None, dump_ir: str | None, shapes: dict[str, tuple[int, ...]], seed: int,
+    compile_to: str | None, dump_ir: str | None, shapes: dict[str, tuple[int, ...]], seed: int, reproducer: str | None,
     json_path: str | None, **choices: Any,
 ) -> None:  # fmt: skip
-    """Compile MODEL.onnx to a program."""
+    """Compile MODEL.onnx to a program, or go on with a module (.mlir, from --compile-to or --dump-ir)."""
     from smec.driver import Job, Options, assemble
+    from smec.record import is_module
     from smec.report import terminal_progress
 
     check_output(output, model, calib)
+    if is_module(model):
+        refuse_options(("target", "seed", "shapes", *choices))
     options: Options = Options(**choices)
     start = time.perf_counter()
     report: dict[str, Any] = {}
     with terminal_progress() as progress:
-        job = Job(model, options, target, calib, pipeline, plugins, dump_ir, shapes, seed, report, progress)
-        lowered = job.lower(compile_to)
-        program = assemble(job, lowered) if compile_to is None else None
+        job = Job(model, options, target, calib, pipeline, plugins, dump_ir, shapes, seed, report, progress,
+                  reproducer)  # fmt: skip
+        module = job.lower(compile_to)
+        program = assemble(module) if compile_to is None else None
     if program is None:
         from smec.documents import lower_document
         from smec.ir.store import save_module
 
-        save_module(lowered.module, output)
+        save_module(module, output)
         seconds = time.perf_counter() - start
         level = str(compile_to)
         document = lower_document(model=model, path=output, level=level, report=report, wall_s=seconds)
@@ -300,7 +315,7 @@ def inspect_command(program: str, layer: str | None, crossbar_map: bool, json_pa
 def passes_command(name: str | None, plugins: tuple[str, ...], json_path: str | None) -> None:
     """List the passes, or the options of one."""
     from smec.documents import passes_document
-    from smec.driver import load_plugin
+    from smec.plugins import load_plugin
 
     for plugin in plugins:
         load_plugin(plugin)
@@ -319,9 +334,9 @@ def targets_command(name: str | None, json_path: str | None) -> None:
 
 def _register() -> None:
     """Add the commands that have files of their own."""
-    from smec.commands import assembly
+    from smec.commands import assembly, opt
 
-    for command in (assembly.disasm_command, assembly.asm_command):
+    for command in (assembly.disasm_command, assembly.asm_command, opt.opt_command):
         main.add_command(command)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from smec.data import Arrays, Data, DataSource, load_data, ports_of_module, read_arrays
+from smec import record
+from smec.data import Arrays, DataSource, load_data, ports_of_module, read_arrays
 from smec.ir.errors import SmecError
+from smec.plugins import load_plugin
 
 if TYPE_CHECKING:
     import onnx
@@ -27,9 +26,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-#: Calibration images that a program carries as its sample, and the bytes that they may take.
-SAMPLE_IMAGES = 8
-SAMPLE_BYTES = 16 << 20
+#: What `compile` takes: an ONNX model or a module, in memory or in a file.
+Model: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ModuleOp"
 
 #: The level of a module that no pass has seen yet.
 IMPORT_LEVEL = "nn"
@@ -55,10 +53,13 @@ class Options:
         Raises:
             SmecError: at the first such option.
         """
+        from smec.passes import patterns
+
         if not 1 <= self.act_bits <= 16:
             raise SmecError("activation bits out of range", expected="1 to 16", found=self.act_bits)
         if not 0 <= self.squeeze < self.bits:
             raise SmecError("squeeze depth out of range", expected=f"0 to {self.bits - 1}", found=self.squeeze)
+        patterns.parse(self.pattern, self.bits)
         if self.quantizer not in quantizers():
             known = ", ".join(quantizers())
             raise SmecError("unknown quantizer", expected=f"one of {known}", found=repr(self.quantizer))
@@ -111,90 +112,137 @@ def knows_squeeze(quantizer: str) -> bool:
 class Job:
     """One compilation: everything that `compile` takes, by the same names."""
 
-    model: str | os.PathLike[str] | onnx.ModelProto
+    model: Model
     options: Options = field(default_factory=Options)
     target: str | os.PathLike[str] | Target = "sme"
     calib: DataSource | None = None
-    pipeline: str | None = None
+    pipeline: str | Pipeline | None = None
     plugins: Sequence[str | os.PathLike[str]] = ()
     dump_ir: str | os.PathLike[str] | None = None
     input_shapes: Mapping[str, Sequence[int]] | None = None
     seed: int = 0
     report: dict[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
+    reproducer: str | os.PathLike[str] | None = None
 
-    def lower(self, compile_to: str | None = None) -> Lowered:
-        """Import the model and run the pipeline: all of it, or as far as the level `compile_to`."""
-        from smec import targets
-        from smec.frontend.load import import_model
+    def lower(self, compile_to: str | None = None) -> ModuleOp:
+        """Import the model, or take up the module, and run the pipeline: all of it, or as far as a level."""
         from smec.passes.base import PassContext
 
         for plugin in self.plugins:
             load_plugin(plugin)
-        passes = self.passes(compile_to)
-        hardware = self.target if isinstance(self.target, targets.Target) else targets.load(self.target)
-        model = Path(self.model) if isinstance(self.model, (str, os.PathLike)) else self.model
+        tell = self.progress or _silent
+        module, passes, calibration = self._module(tell) if record.is_module(self.model) else self._model(tell)
+        passes = cut(passes, compile_to, levels_of(module))
+        context = PassContext(
+            target=record.target_of(module),
+            calibration=calibration,
+            act_bits=module.act_bits,
+            seed=module.seed,
+            report=self.report,
+            progress=tell,
+            plugins=tuple(str(Path(plugin).resolve()) for plugin in self.plugins),
+            reproducer=None if self.reproducer is None else Path(self.reproducer),
+        )
+        dump = None if self.dump_ir is None else Dump(Path(self.dump_ir), len(module.passes))
+        if dump is not None and not module.passes:
+            dump.write("import", module)
+        after = None if dump is None else lambda item, changed_module, _: dump.write(item.name, changed_module)
+        passes.run(module, context, after=after)
+        return module
+
+    def _model(self, tell: Progress) -> tuple[ModuleOp, Pipeline, Any]:
+        """An ONNX model as a module, the pipeline, and the calibration arrays."""
+        from smec import targets
+        from smec.frontend.load import import_model
+
+        passes = self.passes()
+        hardware = targets.load(self.target)
+        model: Any = Path(self.model) if isinstance(self.model, (str, os.PathLike)) else self.model
         given = None if self.calib is None else read_arrays(self.calib)
         sample = None if given is None else _sample(given, model)
-        tell = self.progress or _silent
         tell("import", 0, 1)
         module = import_model(model, input_shapes=self.input_shapes, sample=sample)
         tell("import", 1, 1)
         data = None if given is None else load_data(given, ports_of_module(module))
-        context = PassContext(
+        record.write(
+            module,
             target=hardware,
-            calibration=None if data is None else data.inputs,
             act_bits=self.options.act_bits,
             seed=self.seed,
-            report=self.report,
-            progress=tell,
+            pipeline=passes.text(),
+            source=record.model_source(model),
+            data=data,
         )
-        dump = None if self.dump_ir is None else Dump(Path(self.dump_ir))
-        if dump is not None:
-            dump.write("import", module)
-        after = None if dump is None else lambda item, changed_module, _: dump.write(item.name, changed_module)
-        passes.run(module, context, after=after)
-        return Lowered(module, data, passes.text())
+        return module, passes, None if data is None else data.inputs
 
-    def passes(self, compile_to: str | None) -> Pipeline:
-        """The pipeline, cut behind the pass that ensures the level `compile_to`.
+    def _module(self, tell: Progress) -> tuple[ModuleOp, Pipeline, Any]:
+        """The same for a module, of this process or of a file, with the passes that are left to run."""
+        from smec import targets
+        from smec.ir.store import load_module
+        from smec.passes.pipeline import parse_pipeline
+
+        tell("import", 0, 1)
+        given: Any = self.model
+        module: ModuleOp = load_module(Path(given)) if isinstance(given, (str, os.PathLike)) else given.clone()
+        tell("import", 1, 1)
+        if not module.target:
+            module.attributes["target"] = record.target_text(targets.load(self.target))
+        passes = parse_pipeline(record.remaining(module)) if self.pipeline is None else self.passes()
+        data = None if self.calib is None else load_data(self.calib, ports_of_module(module))
+        return module, passes, record.calibration(module, data)
+
+    def passes(self) -> Pipeline:
+        """The pipeline that was given, else the default one.
 
         Raises:
-            SmecError: malformed pipeline text, or no pass ensures the level.
+            SmecError: an option is out of range, or the pipeline's text is malformed.
         """
         from smec.passes.pipeline import Pipeline, parse_pipeline
 
-        if self.pipeline is None:
-            self.options.check()
-        whole = parse_pipeline(self.options.pipeline_text() if self.pipeline is None else self.pipeline)
-        if compile_to is None:
-            return whole
-        if compile_to == IMPORT_LEVEL:
-            return Pipeline()
-        for count, item in enumerate(whole, start=1):
-            if compile_to in item.ensures:
-                return Pipeline(list(whole)[:count])
-        known = ", ".join(dict.fromkeys([IMPORT_LEVEL, *(level for item in whole for level in item.ensures)]))
-        raise SmecError(
-            "no pass of the pipeline reaches this level", expected=f"one of {known}", found=repr(compile_to)
-        )
+        if isinstance(self.pipeline, Pipeline):
+            return self.pipeline
+        if self.pipeline is not None:
+            return parse_pipeline(self.pipeline)
+        self.options.check()
+        return parse_pipeline(self.options.pipeline_text())
 
 
-@dataclass(frozen=True)
-class Lowered:
-    """A module after the pipeline, the calibration data (None if synthetic) and the pipeline's text."""
+def cut(passes: Pipeline, compile_to: str | None, reached: Sequence[str]) -> Pipeline:
+    """The pipeline up to the pass that ensures the level `compile_to`; all of it for None.
 
-    module: ModuleOp
-    data: Data | None
-    pipeline: str
+    Raises:
+        SmecError: no pass ensures the level.
+    """
+    from smec.passes.pipeline import Pipeline
+
+    if compile_to is None:
+        return passes
+    if compile_to == IMPORT_LEVEL or compile_to in reached:
+        return Pipeline()
+    for count, item in enumerate(passes, start=1):
+        if compile_to in item.ensures:
+            return Pipeline(list(passes)[:count])
+    known = ", ".join(dict.fromkeys([IMPORT_LEVEL, *(level for item in passes for level in item.ensures)]))
+    raise SmecError("no pass of the pipeline reaches this level", expected=f"one of {known}", found=repr(compile_to))
+
+
+def levels_of(module: ModuleOp) -> tuple[str, ...]:
+    """The levels that a module has reached."""
+    from smec.passes.base import levels
+
+    return levels(module)
 
 
 class Dump:
-    """Writes a module after each pass: 00-import.mlir, 01-partition.mlir, ...; arrays go to one side file each."""
+    """Writes a module after each pass: 00-import.mlir, 01-partition.mlir, ...; arrays go to one side file each.
 
-    def __init__(self, folder: Path) -> None:
+    `done` passes ran before: the numbers go on from there.
+    """
+
+    def __init__(self, folder: Path, done: int) -> None:
         self.folder = folder
-        self.count = 0
+        self.count = done + 1 if done else 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -209,7 +257,7 @@ class Dump:
 
 
 def compile(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     *,
     target: str | os.PathLike[str] | Target = "sme",
     calib: DataSource | None = None,
@@ -222,18 +270,20 @@ def compile(
     quantizer: str = "nearest",
     squeeze: int = 0,
     shift: str = "leading-one",
-    pipeline: str | None = None,
+    pipeline: str | Pipeline | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
     dump_ir: str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     report: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    reproducer: str | os.PathLike[str] | None = None,
 ) -> Program:
-    """Compile an ONNX model to a program.
+    """Compile an ONNX model to a program, or go on with a module that an earlier compilation left.
 
     Args:
-        model: path of the file, or a model in memory.
+        model: path of the file, or a model in memory; or a module, in memory (left as it is) or in an `.mlir` file. Of
+            a module its own target, options and remaining passes count, not those given here.
         target: name of a preset, path of a TOML file, or a target.
         calib: calibration data, see `smec.data.load_data`: real inputs, in the model's own units. Without it, seeded
             synthetic inputs are used.
@@ -246,13 +296,15 @@ def compile(
         quantizer: how weights are rounded: "nearest".
         squeeze: bit positions x given up by squeeze-out; 0 leaves it out.
         shift: rule of the row shifts: "leading-one" or "fit".
-        pipeline: passes in pipeline text, instead of the default pipeline that the options above describe.
+        pipeline: passes, as text or as a pipeline, instead of the default pipeline that the options above describe (see
+            `default_pipeline`); for a module, instead of the passes that it has left.
         plugins: Python files that register passes; run before the pipeline is read.
         dump_ir: folder for the module after each pass.
         input_shapes: whole shapes of inputs with symbolic extents beyond the batch.
         seed: of every random choice.
         report: is filled with what each pass has to say, by pass name.
         progress: called as progress(what, done, total).
+        reproducer: file that a failing pass leaves behind (`smec.passes.reproducer`); default: a new temporary one.
 
     Returns:
         The program; `Program.save` writes it to a file.
@@ -263,12 +315,29 @@ def compile(
     options = Options(method, pattern, bits, act_bits, scale, sign, quantizer, squeeze, shift)
     report = {} if report is None else report
     job = Job(
-        model, options, target, calib, pipeline, tuple(plugins), dump_ir, input_shapes, seed, report, progress
+        model, options, target, calib, pipeline, tuple(plugins), dump_ir, input_shapes, seed, report, progress,
+        reproducer,
     )  # fmt: skip
-    return assemble(job, job.lower())
+    return assemble(job.lower())
 
 
-def lower(model: str | os.PathLike[str] | onnx.ModelProto, compile_to: str, **options: Any) -> ModuleOp:
+def default_pipeline(**options: Any) -> Pipeline:
+    """The pipeline that `compile` runs with these options (`pattern`, `squeeze`, ...), for a user to change:
+
+        pipeline = smec.default_pipeline(squeeze=3).insert_after("compact", MyPass())
+        program = smec.compile("model.onnx", pipeline=pipeline)
+
+    Raises:
+        SmecError: an option is out of range.
+    """
+    from smec.passes.pipeline import parse_pipeline
+
+    chosen = Options(**options)
+    chosen.check()
+    return parse_pipeline(chosen.pipeline_text())
+
+
+def lower(model: Model, compile_to: str, **options: Any) -> ModuleOp:
     """Run the pipeline as far as a level and return the module.
 
     Args:
@@ -281,14 +350,11 @@ def lower(model: str | os.PathLike[str] | onnx.ModelProto, compile_to: str, **op
     """
     names = {f.name for f in fields(Options)}
     chosen = Options(**{key: value for key, value in options.items() if key in names})
-    return (
-        Job(model, chosen, **{key: value for key, value in options.items() if key not in names})
-        .lower(compile_to)
-        .module
-    )
+    job = Job(model, chosen, **{key: value for key, value in options.items() if key not in names})
+    return job.lower(compile_to)
 
 
-def assemble(job: Job, lowered: Lowered) -> Program:
+def assemble(module: ModuleOp) -> Program:
     """The program of a module that the pipeline took all the way.
 
     Raises:
@@ -297,21 +363,17 @@ def assemble(job: Job, lowered: Lowered) -> Program:
     from smec.ir.dialects.isa import to_words
     from smec.program import Program
 
-    program_op = lowered.module.program
+    program_op = module.program
     sections, emitted = to_words(program_op)
-    sections |= oracle_sections(lowered.module)
-    sections |= sample_sections(lowered.module, lowered.data)
+    sections |= oracle_sections(module)
+    sections |= record.sample_sections(module)
     dense = {f"crossbars_dense_{n}": dense_crossbars(emitted["layers"], emitted["target"], n) for n in (16, 8)}
     metadata = {
         "smec_version": version(),
         **emitted,
         **dense,
-        "options": {
-            "pipeline": lowered.pipeline,
-            "calibration": {"images": lowered.data.images} if lowered.data else "synthetic",
-            "seed": job.seed,
-        },
-        "source": model_source(job.model),
+        "options": record.options_entry(module),
+        "source": record.source_entry(module),
     }
     program = Program(sections, cast("Metadata", metadata))
     program.validate()
@@ -327,41 +389,6 @@ def version() -> str:
     from importlib.metadata import version as installed
 
     return installed("smec")
-
-
-def load_plugin(path: str | os.PathLike[str]) -> None:
-    """Run a Python file that registers passes (or patterns, schemes, targets).
-
-    Raises:
-        SmecError: the file is missing or fails.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise SmecError("plug-in not found", location=str(path), expected="a Python file")
-    spec = importlib.util.spec_from_file_location(f"smec_plugin_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise SmecError("plug-in is not a Python file", location=str(path), expected="a name that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up the annotations of their module there
-    try:
-        spec.loader.exec_module(module)
-    except SmecError:
-        raise
-    except Exception as error:
-        # Whatever a user's file raises is the user's to see, with its place.
-        raise SmecError(f"plug-in fails: {type(error).__name__}: {error}", location=str(path)) from error
-
-
-def model_source(model: str | os.PathLike[str] | onnx.ModelProto) -> dict[str, str]:
-    """File name (without folders) and SHA-256 of a model, as the program's metadata records them."""
-    if isinstance(model, (str, os.PathLike)):
-        try:
-            data = Path(model).read_bytes()
-        except OSError:
-            data = b""  # the front end diagnoses what cannot be read
-        return {"file": Path(model).name, "sha256": hashlib.sha256(data).hexdigest()}
-    data = model.SerializeToString(deterministic=True)
-    return {"file": "<model>", "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _sample(given: Arrays, model: str | Path | onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -426,16 +453,6 @@ def oracle_module(program: Program) -> ModuleOp:
     arrays = {n.removeprefix(prefix): a for n, a in program.sections.items() if n.startswith(prefix)}
     text = bytes(program.sections["model"]).decode(errors="replace")
     return parse_module(text, f"{location}: section 'model'", arrays)
-
-
-def sample_sections(module: ModuleOp, data: Data | None) -> dict[str, np.ndarray]:
-    """Sections `sample.<input>`: the first calibration images, so that a program can be tried without data."""
-    if data is None:
-        return {}
-    image_bytes = max(1, sum(a.nbytes for a in data.inputs.values()) // data.images)
-    ports = ports_of_module(module)
-    few = data.first(max(1, min(SAMPLE_IMAGES, SAMPLE_BYTES // image_bytes)), ports)
-    return {f"sample.{p.name}": p.for_engine(few.inputs[p.name]) for p in ports}
 
 
 def dense_crossbars(layers: Sequence[Mapping[str, Any]], target: Mapping[str, Any], columns: int) -> int:

@@ -192,11 +192,12 @@ def same_value(a: Any, b: Any) -> bool:
 
 
 def assert_same(a: Operation, b: Operation, values: dict[Value, Value] | None = None) -> None:
-    """Fail unless two operations are equal in everything but the hints of their values."""
+    """Fail unless two operations are equal in everything, the hints of their values included."""
     values = {} if values is None else values
     assert (a.name, type(a), a.location) == (b.name, type(b), b.location)
     assert [values[v] for v in a.operands] == b.operands
     assert [r.type for r in a.results] == [r.type for r in b.results]
+    assert [r.name_hint or None for r in a.results] == [r.name_hint or None for r in b.results]
     assert list(a.attributes) == list(b.attributes)
     for key in a.attributes:
         assert same_value(a.attributes[key], b.attributes[key]), (key, a.attributes[key], b.attributes[key])
@@ -205,9 +206,23 @@ def assert_same(a: Operation, b: Operation, values: dict[Value, Value] | None = 
         assert len(region_a.blocks) == len(region_b.blocks)
         for block_a, block_b in zip(region_a.blocks, region_b.blocks, strict=True):
             assert [v.type for v in block_a.args] == [v.type for v in block_b.args]
+            assert [v.name_hint or None for v in block_a.args] == [v.name_hint or None for v in block_b.args]
             values.update(zip(block_a.args, block_b.args, strict=True))
             ops_a, ops_b = list(block_a.ops), list(block_b.ops)
             assert len(ops_a) == len(ops_b)
             for op_a, op_b in zip(ops_a, ops_b, strict=True):
                 assert_same(op_a, op_b, values)
     values.update(zip(a.results, b.results, strict=True))
+
+
+def read_with_xdsl(text: str) -> None:
+    """Fail unless xDSL reads a text, and finds as many operations in it."""
+    from xdsl.context import Context
+    from xdsl.dialects.builtin import Builtin
+    from xdsl.parser import Parser
+
+    context = Context(allow_unregistered=True)
+    context.load_dialect(Builtin)
+    module = Parser(context, text).parse_module()
+    module.verify()
+    assert len(list(module.walk())) == text.count(" loc(")

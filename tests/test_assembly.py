@@ -178,6 +178,8 @@ WRONG = {
     "target": ('"inherits": "sme"', '"inherits": "smee"', "unknown target 'smee'"),
     "target key": ('"adc_bits": 3', '"adc_bit": 3', "unknown key 'adc_bit'"),
     "no target": (".meta target", ".meta other", "program has no target"),
+    "no core": (HANDWRITTEN[HANDWRITTEN.index(".core 0") :], "", "program has no core"),
+    "table": (".section tile_rows", ".agus x[0] q[0]#2\n.section tile_rows", "another number .expected #1, found #2"),
     "core order": (".core 0", ".core 1", "cores are not in order .expected 0, found 1"),
     "validator": ("mvm dst=acc[0]", "mvm dst=acc[1]", r"instruction 2 \(mvm\): the tile leaves the buffer of 'dst'"),
     "no halt": ("  halt", "", "a core's instructions do not end"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,9 @@ from click.testing import CliRunner
 import shared
 from smec import cli
 from smec.ir.dialects.isa import isa_markdown
+from smec.ir.reference import ir_markdown
 from smec.passes.base import PASSES
+from smec.passes.patterns import PATTERNS
 
 PAGES = [shared.ROOT / "README.md", *sorted((shared.ROOT / "docs").glob("*.md"))]
 
@@ -41,17 +43,18 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         shutil.copy(shared.EXAMPLES / original, tmp_path / name)
     (tmp_path / "examples").symlink_to(shared.EXAMPLES)
     monkeypatch.chdir(tmp_path)
-    known = dict(PASSES)
+    before = [(registry, dict(registry)) for registry in (PASSES, PATTERNS)]
     yield tmp_path
-    PASSES.clear()  # a page registers a pass of its own
-    PASSES.update(known)
+    for registry, known in before:  # pages register passes and patterns of their own
+        registry.clear()
+        registry.update(known)  # type: ignore[arg-type]  # each is what it was
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_blocks_run(page: Path, reader: Path) -> None:
     scope: dict[str, object] = {"__name__": "page"}
     for block in blocks(page, "python"):
-        exec(compile(block, str(page), "exec"), scope)  # noqa: S102  # the repository's own pages
+        exec(compile(block, str(page), "exec", dont_inherit=True), scope)  # noqa: S102  # the repository's own pages
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -71,9 +74,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_instruction_page_is_that_of_the_table() -> None:
-    """`docs/isa.md` holds what `isa_markdown` returns; write it anew when the table changes."""
-    assert (shared.ROOT / "docs" / "isa.md").read_text(encoding="utf-8") == isa_markdown()
+@pytest.mark.parametrize(("name", "made"), [("isa.md", isa_markdown), ("ir.md", ir_markdown)], ids=["isa", "ir"])
+def test_generated_pages(name: str, made: Callable[[], str], request: pytest.FixtureRequest) -> None:
+    """Pages that follow from declarations; `pytest --renew-goldens tests/test_docs.py` writes them anew."""
+    page = shared.ROOT / "docs" / name
+    if request.config.getoption("--renew-goldens"):
+        page.write_text(made(), encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == made()
 
 
 def test_every_option_is_documented() -> None:

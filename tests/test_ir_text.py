@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ir_cases import F32, HERE, Leaf, add, assert_same, finish, make_module, modules
+from ir_cases import F32, HERE, Leaf, add, assert_same, finish, make_module, modules, read_with_xdsl
 from smec.ir.core import Handle, Location, Quantized, TensorType
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError, SourceSpan
@@ -33,19 +33,7 @@ def test_round_trip(module: ModuleOp) -> None:
 @settings(max_examples=40)
 def test_xdsl_reads_it(module: ModuleOp) -> None:
     pytest.importorskip("xdsl")
-    _read_with_xdsl(print_module(module))
-
-
-def _read_with_xdsl(text: str) -> None:
-    from xdsl.context import Context
-    from xdsl.dialects.builtin import Builtin
-    from xdsl.parser import Parser
-
-    context = Context(allow_unregistered=True)
-    context.load_dialect(Builtin)
-    module = Parser(context, text).parse_module()
-    module.verify()
-    assert len(list(module.walk())) == text.count(" loc(")
+    read_with_xdsl(print_module(module))
 
 
 def small() -> ModuleOp:
@@ -60,7 +48,7 @@ def small() -> ModuleOp:
         [F32, F32],
         {
             "none": None,
-            "mixed": (1, 2.0, True),
+            "mixed": (1, 2.0, True, "what is longer than a line wants to be is written once, in front"),
             "empty": (),
             "halves": (0.5, 1e16),
             "big": 1 << 64,
@@ -74,13 +62,15 @@ def small() -> ModuleOp:
 
 
 GOLDEN = """\
+#h0 = #smec.handle<"DIGEST", "float32", [2, 3]>
+#a0 = [1 : i64, 2.0 : f64, true, "what is longer than a line wants to be is written once, in front"]
 "builtin.module"() ({
   "smec.graph"() ({
   ^bb0(%x: tensor<1x4x!quant.u<8, 0.5, 128>>):
     %y = "test.add"(%x, %x) {bits = 8 : i64, factor = 0.1 : f64, pads = array<i64: 1, -2>, label = "a \\"b\\"\\n", \
-table = #smec.handle<"DIGEST", "float32", [2, 3]>} : (tensor<1x4x!quant.u<8, 0.5, 128>>, \
+table = #h0} : (tensor<1x4x!quant.u<8, 0.5, 128>>, \
 tensor<1x4x!quant.u<8, 0.5, 128>>) -> tensor<1x4x!quant.u<8, 0.5, 128>> loc("node"("model.onnx":0:0))
-    %0, %1 = "test.leaf"(%y) {none = unit, mixed = [1 : i64, 2.0 : f64, true], empty = [], \
+    %0, %1 = "test.leaf"(%y) {none = unit, mixed = #a0, empty = [], \
 halves = array<f64: 0.5, 1.0e+16>, big = 18446744073709551616 : i128, inf = 0x7FF0000000000000 : f64} : \
 (tensor<1x4x!quant.u<8, 0.5, 128>>) -> (tensor<1x4xf32>, tensor<1x4xf32>) loc("/a/Leaf"("model.onnx":7:0))
     "smec.return"(%1) : (tensor<1x4xf32>) -> () loc("model.onnx":0:0)
@@ -94,15 +84,20 @@ def test_golden() -> None:
     digest = next(iter(handles(module)))
     assert print_module(module) == GOLDEN.replace("DIGEST", digest)
     pytest.importorskip("xdsl")
-    _read_with_xdsl(print_module(module))
+    read_with_xdsl(print_module(module))
 
 
 def test_names() -> None:
-    module, block = make_module([F32, F32, F32])
-    for arg, hint in zip(block.args, ["a", "a", "/not/valid"], strict=True):
+    module, block = make_module([F32] * 6)
+    hints = ["a", "a", "/not/valid", "12", "ü$", None]
+    for arg, hint in zip(block.args, hints, strict=True):
         arg.name_hint = hint
     finish(block, list(block.args))
-    assert '"smec.return"(%a, %0, %1)' in print_module(module)
+    text = print_module(module)
+    assert '"smec.return"(%a, %a$$1, %$2Fnot$2Fvalid, %$312, %$C3$BC$24, %0)' in text
+    assert [arg.name_hint for arg in parse_module(text).graph.block.args] == hints
+    named = text.replace("%$312", "%$x")  # nothing that the printer writes
+    assert parse_module(named).graph.block.args[3].name_hint == "$x"
 
 
 def test_other_spellings() -> None:
@@ -141,7 +136,7 @@ def test_odd_locations(location: Location) -> None:
     pytest.importorskip("xdsl")
     text = f'"builtin.module"() ({{ ^bb0: }}) : () -> () {format_location(location)}'
     assert parse_module(text).location == location
-    _read_with_xdsl(text)
+    read_with_xdsl(text)
 
 
 def test_values_without_text() -> None:
@@ -186,6 +181,12 @@ FAULTS = {
     BODY.format('"test.leaf"() {a = #smec.handle<"12", "float32", []>} : () -> ()'): "malformed handle",
     BODY.format('"test.leaf"() {a = 0x1FFFFFFFFFFFFFFFF : f64} : () -> ()'): "bits do not fit",
     BODY.format('"test.leaf"() {a = ' + "[" * 20 + "]" * 20 + "} : () -> ()"): "arrays are nested more than 16 deep",
+    "#a = 1 #a = 2 " + BODY.format(""): "1:8: alias #a is defined twice",
+    "#abc = 1 "
+    + BODY.format('"test.leaf"() {a = #abd} : () -> ()'): r"2:22: alias #abd is not defined(.|\n)*mean '#abc'",
+    "#a = 1 " + BODY.format('"test.leaf"() {a = [#a]} : () -> ()'): "2:23: syntax error",
+    "#a = #b": "syntax error",
+    "#smec.handle = 1": "syntax error",
     BODY.format('"test.wrap"() ({ ' * 40 + "}) : () -> ()" * 40): "regions are nested more than 32 deep",
     BODY.format('"test.wrap"() ({ ^bb0: ^bb0: }) : () -> ()'): r"block \^bb0 is defined twice",
     BODY.format('"test.wrap"() ({ ^bb0(%a): }) : () -> ()'): "malformed block argument",

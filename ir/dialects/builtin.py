@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smec.ir.core import Block, Operation, Value, attr, operand, region, result, tuple_attr
+from smec.ir.core import Block, Handle, Operation, Value, attr, operand, region, result, tuple_attr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from smec.ir.dialects.isa import ProgramOp
+
+
+#: Name (`sym_name`) of the copy of the float network in a module.
+FLOAT_GRAPH = "float"
 
 
 class ModuleOp(Operation):
@@ -23,6 +27,17 @@ class ModuleOp(Operation):
     name = "builtin.module"
     is_isolated = True
     body = region()
+    levels = tuple_attr(str, default=(), doc="levels reached so far, in order")
+    passes = tuple_attr(str, default=(), doc="passes that ran so far, as pipeline text each")
+    pipeline = attr(str, default="", doc="the whole pipeline that the compilation began with")
+    target = attr(str, default="", doc="name of the hardware preset, or a target's numbers as JSON")
+    act_bits = attr(int, default=8, doc="A: bits of an activation")
+    seed = attr(int, default=0, doc="of every random choice")
+    source = tuple_attr(str, default=(), doc="name and SHA-256 of the model file")
+    calibration_images = attr(int, default=0, doc="calibration images that were given; 0: synthetic ones")
+    calibration_digest = attr(str, default="", doc="SHA-256 of the calibration data")
+    sample_names = tuple_attr(str, default=(), doc="graph inputs that there are samples of")
+    samples = tuple_attr(Handle, default=(), doc="a few calibration images for each")
 
     def verify(self) -> None:
         if len(self.body.blocks) != 1:
@@ -39,6 +54,26 @@ class ModuleOp(Operation):
             if isinstance(op, GraphOp):
                 return op
         raise self.error("module holds no graph")
+
+    @property
+    def float_graph(self) -> GraphOp | None:
+        """The float network as it was before quantization; there until weights are quantized, for whoever compares."""
+        for op in self.body.block.ops:
+            if isinstance(op, GraphOp) and op.sym_name == FLOAT_GRAPH:
+                return op
+        return None
+
+    def keep_float_graph(self) -> None:
+        """Put a copy of the graph beside it: `float_graph`."""
+        copy = self.graph.clone()
+        copy.attributes["sym_name"] = FLOAT_GRAPH
+        self.body.block.append(copy)
+
+    def drop_float_graph(self) -> None:
+        """Erase `float_graph`, if it is there."""
+        graph = self.float_graph
+        if graph is not None:
+            graph.erase()
 
     @property
     def program(self) -> ProgramOp:

@@ -215,6 +215,10 @@ class WeightedOp(Operation):
             raise self.error("layer has no integer weights yet", hint="run a quantize pass first")
         return self.weight.array
 
+    def effective_weights(self) -> np.ndarray:
+        """The integers that inputs are multiplied by, ONNX layout; on crossbars, what the crossbars hold."""
+        return self.integers()
+
     def accumulate(self, q: np.ndarray) -> np.ndarray:
         """Accumulators sum_k (q_k - z) w[k, n], int64, in the layout of the result."""
         raise NotImplementedError  # each subclass defines it
@@ -276,7 +280,7 @@ class Conv(WeightedOp):
         return 2
 
     def accumulate(self, q: np.ndarray) -> np.ndarray:
-        w = self.integers()
+        w = self.effective_weights()
         b, n, c, _, _ = q.shape
         g, m = self.groups, w.shape[0]
         z = self.x.type.quantized.zero_point
@@ -340,7 +344,7 @@ class Gemm(WeightedOp):
         return len(self.out.type.shape)
 
     def accumulate(self, q: np.ndarray) -> np.ndarray:
-        w = self.integers()
+        w = self.effective_weights()
         wide = F32 if accumulator_bound(w, self.x.type.quantized) < 2**24 else np.float64
         x: np.ndarray = q.astype(wide)
         x -= self.x.type.quantized.zero_point
