@@ -168,7 +168,7 @@ def add_levels(module: ModuleOp, names: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a pass: its name in pipeline text, its field, its type annotation, its default and its help."""
+    """One option of a pass or a scheme: name in pipeline text, field, type annotation, default and help."""
 
     name: str
     field: str
@@ -182,11 +182,11 @@ class Option:
         return describe_type(self.type)
 
 
-_OPTIONS: dict[type[Pass], tuple[Option, ...]] = {}
+_OPTIONS: dict[type[Any], tuple[Option, ...]] = {}
 
 
-def options(cls: type[Pass]) -> tuple[Option, ...]:
-    """The options of a pass class, in the order of its fields."""
+def options(cls: type[Any]) -> tuple[Option, ...]:
+    """The options of a pass class, or of any other dataclass, in the order of its fields."""
     if cls in _OPTIONS:
         return _OPTIONS[cls]
     hints = typing.get_type_hints(cls)

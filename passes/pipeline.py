@@ -321,8 +321,24 @@ def parse_pipeline(text: str, file: str = "<pipeline>") -> Pipeline:
     Raises:
         SmecError: malformed text, an unknown pass or option, or a value of the wrong type, with its place.
     """
+    return Pipeline(parse_items(text, file, "pass", pass_class))
+
+
+def parse_items(text: str, file: str, kind: str, find: Callable[[str, SourceSpan], Any]) -> list[Any]:
+    """Read objects parted by commas, each with options in braces: frozen dataclasses whose fields are their options.
+
+    Args:
+        text: in the grammar `pipeline.lark`.
+        file: name of the text in messages.
+        kind: what messages call an object, as in "pass".
+        find: the class of a name at a place; raises SmecError where there is none.
+
+    Raises:
+        SmecError: see `parse_pipeline`.
+    """
     if len(text) > MAX_TEXT:
-        raise SmecError("pipeline text is too long", location=file, expected=f"at most {MAX_TEXT} characters")
+        what = "pipeline" if kind == "pass" else kind
+        raise SmecError(f"{what} text is too long", location=file, expected=f"at most {MAX_TEXT} characters")
     try:
         items = cast("list[_Pass]", _lark().parse(text))  # what `_Tree.start` returns
     except lark.UnexpectedCharacters as error:
@@ -330,7 +346,7 @@ def parse_pipeline(text: str, file: str = "<pipeline>") -> Pipeline:
     except lark.UnexpectedToken as error:
         start = len(text.rstrip()) if error.token.type == "$END" else (error.token.start_pos or 0)
         raise _syntax_error(text, start, file, set(error.accepts or error.expected)) from None
-    return Pipeline(_instance(item, text, file) for item in items)
+    return [_instance(item, text, file, kind, find) for item in items]
 
 
 def _syntax_error(text: str, start: int, file: str, expected: set[str]) -> SmecError:
@@ -340,12 +356,12 @@ def _syntax_error(text: str, start: int, file: str, expected: set[str]) -> SmecE
     return SmecError("syntax error", location=location, expected=" or ".join(names) or None, found=found)
 
 
-def _instance(item: _Pass, text: str, file: str) -> Pass:
+def _instance(item: _Pass, text: str, file: str, kind: str, find: Callable[[str, SourceSpan], Any]) -> Any:
     def span(part: _Part) -> SourceSpan:
         return SourceSpan.at(text, part.start, file, len(part.text))
 
     name = item.name.text
-    cls = pass_class(name, span(item.name))
+    cls = find(name, span(item.name))
     known = {option.name: option for option in options(cls)}
     values: dict[str, Any] = {}
     for key, value in item.options:
@@ -355,18 +371,18 @@ def _instance(item: _Pass, text: str, file: str) -> Pass:
             hint = (
                 f"did you mean {' or '.join(map(repr, close))}?" if close else f"options: {', '.join(known) or 'none'}"
             )
-            raise SmecError(f"pass '{name}' has no option '{key.text}'", location=span(key), hint=hint)
+            raise SmecError(f"{kind} '{name}' has no option '{key.text}'", location=span(key), hint=hint)
         if option.field in values:
             raise SmecError(f"option '{key.text}' is given twice", location=span(key))
         plain, quoted = _unquote(value.text)
         try:
             values[option.field] = convert_value(plain, option.type, quoted=quoted)
         except ValueError:
-            message = f"wrong value for option '{key.text}' of pass '{name}'"
+            message = f"wrong value for option '{key.text}' of {kind} '{name}'"
             raise SmecError(message, location=span(value), expected=option.type_text, found=value.text) from None
     for option in known.values():
         if option.required and option.field not in values:
-            message = f"pass '{name}' lacks its option '{option.name}'"
+            message = f"{kind} '{name}' lacks its option '{option.name}'"
             raise SmecError(message, location=span(item.name), expected=option.type_text)
     try:
         return cls(**values)

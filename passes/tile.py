@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.quant import Conv, Gemm, WeightedOp
 from smec.ir.dialects.xbar import MvmConv, MvmGemm, MvmOp, code_offset
+from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import SIGNS, largest_bits, weight_range
 from smec.passes.mapping.layers import Hardware, block_shape, hardware
-from smec.passes.mapping.tiling import Tiles, conv_blocks, dense_tiles, grouped_tiles
+from smec.passes.mapping.tiling import Tiles, conv_blocks, dense_tiles, grouped_tiles, widened
 
 
 @register_pass
@@ -21,14 +22,21 @@ class Tile(Pass):
 
     A convolution's matrix has the rows (ky kw + kx) C_in + c of im2col. Tiles are in row-major order of (row block,
     column block); the blocks of grouped and depthwise convolutions are packed on the diagonal of tiles.
+
+    With `columns` = C / N the N planes of a tile fit side by side into one crossbar, as in mappings that keep all bits
+    of a weight in adjacent columns (ISAAC); with the columns of an operation unit, every unit skips its own empty rows.
     """
 
     name = "tile"
     requires = ("quant",)
     ensures = ("xbar.tiled",)
 
+    columns: int | None = field(default=None, metadata={"doc": "most columns of a tile; none: all of a crossbar"})
+
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         target = hardware(context, self.name)
+        if self.columns is not None and not 1 <= self.columns <= target.columns:
+            raise SmecError("columns of a tile", expected=f"1 to the target's {target.columns}", found=self.columns)
         layers = [op for op in module.graph.ops if isinstance(op, (Conv, Gemm)) and not isinstance(op, MvmOp)]
         report = []
         for done, op in enumerate(layers):
@@ -43,7 +51,7 @@ class Tile(Pass):
 
     def _tiled(self, op: Conv | Gemm, target: Hardware) -> MvmOp:
         _check_integers(op)
-        tiles = _cut(op, target.rows, target.columns)
+        tiles = widened(_cut(op, target.rows, self.columns or target.columns), target.columns)
         attributes = {
             **op.attributes,
             "geometry": (target.rows, target.columns),

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smec.comparison import compare
     from smec.driver import compile, default_pipeline, lower  # noqa: A004  # the public name is `smec.compile`
     from smec.export import export_onnx
     from smec.inspection import inspect
@@ -29,6 +30,7 @@ _HOME = {
     "Simulation": "smec.program",
     "SmecError": "smec.ir.errors",
     "VerifyReport": "smec.verification",
+    "compare": "smec.comparison",
     "compile": "smec.driver",
     "default_pipeline": "smec.driver",
     "export_onnx": "smec.export",
@@ -45,6 +47,7 @@ __all__ = [
     "Simulation",
     "SmecError",
     "VerifyReport",
+    "compare",
     "compile",
     "default_pipeline",
     "export_onnx",

@@ -143,7 +143,7 @@ def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 @click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="Activation calibration.")
 @click.option("--pattern", default="uniform", show_default=True, metavar="NAME",
               help=f"Weight magnitudes: {', '.join(PATTERNS)}, or a plug-in's.")  # fmt: skip
-@click.option("--bits", type=click.IntRange(1, 15), default=8, show_default=True, help="Bits of a weight.")
+@click.option("--bits", type=click.IntRange(1, 16), default=8, show_default=True, help="Bits of a weight.")
 @click.option("--act-bits", type=click.IntRange(1, 16), default=8, show_default=True, help="Bits of an activation.")
 @click.option("--scale", type=click.Choice(["column", "tensor"]), default="column", show_default=True,
               help="One weight scale a column or a tensor.")  # fmt: skip
@@ -152,6 +152,7 @@ def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 @click.option("--squeeze", type=click.IntRange(0, 15), default=0, show_default=True, help="Bit positions given up.")
 @click.option("--shift", type=click.Choice(["leading-one", "fit"]), default="leading-one", show_default=True,
               help="Rule of the row shifts.")  # fmt: skip
+@click.option("--scheme", metavar="NAME{...}", help="A named mapping instead of the options from --pattern on.")
 @click.option("--pipeline", metavar="TEXT", help="Passes to run instead of the default ones.")
 @click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers passes.")
 @click.option("--compile-to", metavar="LEVEL", help="Stop at this level and write the module (IR text) to the output.")
@@ -162,9 +163,9 @@ def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 @click.option("--reproducer", type=path_argument, metavar="FILE", help="What a failing pass leaves behind.")
 @json_option
 def compile_command(
-    model: str, output: str, target: str, calib: str | None, pipeline: str | None, plugins: tuple[str, ...],
-    compile_to: str | None, dump_ir: str | None, shapes: dict[str, tuple[int, ...]], seed: int, reproducer: str | None,
-    json_path: str | None, **choices: Any,
+    model: str, output: str, target: str, calib: str | None, scheme: str | None, pipeline: str | None,
+    plugins: tuple[str, ...], compile_to: str | None, dump_ir: str | None, shapes: dict[str, tuple[int, ...]],
+    seed: int, reproducer: str | None, json_path: str | None, **choices: Any,
 ) -> None:  # fmt: skip
     """Compile MODEL.onnx to a program, or go on with a module (.mlir, from --compile-to or --dump-ir)."""
     from smec.driver import Job, Options, assemble
@@ -173,13 +174,13 @@ def compile_command(
 
     check_output(output, model, calib)
     if is_module(model):
-        refuse_options(("target", "seed", "shapes", *choices))
+        refuse_options(("target", "seed", "shapes", "scheme", *choices))
     options: Options = Options(**choices)
     start = time.perf_counter()
     report: dict[str, Any] = {}
     with terminal_progress() as progress:
         job = Job(model, options, target, calib, pipeline, plugins, dump_ir, shapes, seed, report, progress,
-                  reproducer)  # fmt: skip
+                  reproducer, scheme)  # fmt: skip
         module = job.lower(compile_to)
         program = assemble(module) if compile_to is None else None
     if program is None:
@@ -334,9 +335,15 @@ def targets_command(name: str | None, json_path: str | None) -> None:
 
 def _register() -> None:
     """Add the commands that have files of their own."""
-    from smec.commands import assembly, opt
+    from smec.commands import assembly, compare, opt
 
-    for command in (assembly.disasm_command, assembly.asm_command, opt.opt_command):
+    for command in (
+        assembly.disasm_command,
+        assembly.asm_command,
+        compare.compare_command,
+        compare.schemes_command,
+        opt.opt_command,
+    ):
         main.add_command(command)
 
 

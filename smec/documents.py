@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from smec.passes.base import Pass
     from smec.program import Program, Simulation
     from smec.runtime.timing import TimingReport
+    from smec.schemes import Scheme
 
 
 def peak_rss_mb() -> float:
@@ -136,24 +137,57 @@ def passes_document(name: str | None = None) -> dict[str, Any]:
 
 
 def _pass(cls: type[Pass]) -> dict[str, Any]:
-    from smec.passes.base import format_scalar, options
-
     return {
         "name": cls.name,
-        "doc": (cls.__doc__ or "").strip().partition("\n")[0],
+        "doc": _summary(cls),
         "requires": list(cls.requires),
         "ensures": list(cls.ensures),
-        "options": [
-            {
-                "name": o.name,
-                "type": o.type_text,
-                "required": o.required,
-                "default": None if o.required else format_scalar(o.default),
-                "doc": o.doc,
-            }
-            for o in options(cls)
-        ],
+        "options": _options(cls),
     }
+
+
+def _summary(cls: type[Any]) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def _options(cls: type[Any]) -> list[dict[str, Any]]:
+    from smec.passes.base import format_scalar, options
+
+    return [
+        {
+            "name": o.name,
+            "type": o.type_text,
+            "required": o.required,
+            "default": None if o.required else format_scalar(o.default),
+            "doc": o.doc,
+        }
+        for o in options(cls)
+    ]
+
+
+def schemes_document(name: str | None = None) -> dict[str, Any]:
+    """What `smec schemes --json` writes (schema "smec.schemes/1"): all schemes, or the one called `name`.
+
+    `pipeline` is that of the scheme with its default options on the default target; absent where an option has none.
+
+    Raises:
+        SmecError: there is no such scheme.
+    """
+    from smec.schemes import scheme_class, scheme_names
+
+    names = scheme_names() if name is None else [name]
+    return {"schema": "smec.schemes/1", "schemes": [_scheme(scheme_class(n)) for n in names]}
+
+
+def _scheme(cls: type[Scheme]) -> dict[str, Any]:
+    from smec import targets
+
+    found = _options(cls)
+    document = {"name": cls.name, "doc": _summary(cls), "options": found}
+    if not any(option["required"] for option in found):
+        scheme = cls()
+        document["pipeline"] = scheme.pipeline(scheme.machine(targets.load("sme"))).text()
+    return document
 
 
 def targets_document(name: str | None = None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from smec.passes.pipeline import Pipeline
     from smec.program import Program
     from smec.runtime.metadata import Metadata
+    from smec.schemes import Scheme
     from smec.targets import Target
 
 Progress = Callable[[str, int, int], None]
@@ -64,6 +65,10 @@ class Options:
             known = ", ".join(quantizers())
             raise SmecError("unknown quantizer", expected=f"one of {known}", found=repr(self.quantizer))
 
+    def calibration_text(self) -> str:
+        """The pass that calibrates activations."""
+        return f"calibrate{{method={self.method}}}"
+
     def pipeline_text(self) -> str:
         """The default pipeline with these options."""
         squeeze = [f"squeeze-out{{depth={self.squeeze} shift={self.shift}}}"] if self.squeeze else []
@@ -73,7 +78,7 @@ class Options:
         return ",".join(
             [
                 "partition",
-                f"calibrate{{method={self.method}}}",
+                self.calibration_text(),
                 "quantize-activations",
                 f"quantize-{self.quantizer}{{{weights}}}",
                 "tile",
@@ -124,6 +129,7 @@ class Job:
     report: dict[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
     reproducer: str | os.PathLike[str] | None = None
+    scheme: str | Scheme | None = None
 
     def lower(self, compile_to: str | None = None) -> ModuleOp:
         """Import the model, or take up the module, and run the pipeline: all of it, or as far as a level."""
@@ -156,8 +162,11 @@ class Job:
         from smec import targets
         from smec.frontend.load import import_model
 
-        passes = self.passes()
+        scheme = self._scheme()
         hardware = targets.load(self.target)
+        if scheme is not None:
+            hardware = scheme.machine(hardware)
+        passes = self.passes() if scheme is None else scheme.pipeline(hardware, self.options.calibration_text())
         model: Any = Path(self.model) if isinstance(self.model, (str, os.PathLike)) else self.model
         given = None if self.calib is None else read_arrays(self.calib)
         sample = None if given is None else _sample(given, model)
@@ -191,6 +200,23 @@ class Job:
         passes = parse_pipeline(record.remaining(module)) if self.pipeline is None else self.passes()
         data = None if self.calib is None else load_data(self.calib, ports_of_module(module))
         return module, passes, record.calibration(module, data)
+
+    def _scheme(self) -> Scheme | None:
+        """The scheme that was named, after making sure that nothing else says how to map layers."""
+        from smec.schemes import parse_scheme
+
+        if self.scheme is None:
+            return None
+        if self.pipeline is not None:
+            raise SmecError("a scheme and a pipeline", expected="one of them")
+        settled = [f.name for f in fields(Options) if f.name not in ("method", "act_bits")]
+        for name in settled:
+            if getattr(self.options, name) != getattr(Options, name):
+                what = name.replace("_", "-")
+                raise SmecError(f"a scheme settles '{what}'", found=getattr(self.options, name),
+                                hint=f"leave '{what}' out, or the scheme")  # fmt: skip
+        self.options.check()
+        return parse_scheme(self.scheme) if isinstance(self.scheme, str) else self.scheme
 
     def passes(self) -> Pipeline:
         """The pipeline that was given, else the default one.
@@ -270,6 +296,7 @@ def compile(
     quantizer: str = "nearest",
     squeeze: int = 0,
     shift: str = "leading-one",
+    scheme: str | Scheme | None = None,
     pipeline: str | Pipeline | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
     dump_ir: str | os.PathLike[str] | None = None,
@@ -296,6 +323,8 @@ def compile(
         quantizer: how weights are rounded: "nearest".
         squeeze: bit positions x given up by squeeze-out; 0 leaves it out.
         shift: rule of the row shifts: "leading-one" or "fit".
+        scheme: a named mapping (`smec.schemes`), as text or as an object; it settles all that the options from
+            `pattern` to `shift` would (but for `act_bits`).
         pipeline: passes, as text or as a pipeline, instead of the default pipeline that the options above describe (see
             `default_pipeline`); for a module, instead of the passes that it has left.
         plugins: Python files that register passes; run before the pipeline is read.
@@ -316,7 +345,7 @@ def compile(
     report = {} if report is None else report
     job = Job(
         model, options, target, calib, pipeline, tuple(plugins), dump_ir, input_shapes, seed, report, progress,
-        reproducer,
+        reproducer, scheme,
     )  # fmt: skip
     return assemble(job.lower())
 

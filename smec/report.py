@@ -335,11 +335,15 @@ def show_passes(document: Document) -> None:
         table.add_row(item["name"], "\n".join(item["requires"]), "\n".join(item["ensures"]), _plain(item["doc"]))
     out.print(table)
     for item in document["passes"] if len(document["passes"]) == 1 else []:
-        options = _table(f"options of {item['name']}", ["option", "type", "default", "meaning"])
-        for option in item["options"]:
-            default = "(required)" if option["required"] else option["default"]
-            options.add_row(option["name"], _plain(option["type"]), _plain(default), _plain(option["doc"]))
-        out.print(options)
+        _show_options(out, item)
+
+
+def _show_options(out: Console, item: Mapping[str, Any]) -> None:
+    table = _table(f"options of {item['name']}", ["option", "type", "default", "meaning"])
+    for option in item["options"]:
+        default = "(required)" if option["required"] else option["default"]
+        table.add_row(option["name"], _plain(option["type"]), _plain(default), _plain(option["doc"]))
+    out.print(table)
 
 
 def show_targets(document: Document) -> None:
@@ -361,13 +365,40 @@ def show_targets(document: Document) -> None:
     out.print(table)
 
 
+def show_schemes(document: Document) -> None:
+    """The schemes, or options and passes of one."""
+    out = console()
+    table = _table("schemes", ["scheme", "what it does"])
+    for item in document["schemes"]:
+        table.add_row(item["name"], _plain(item["doc"]))
+    out.print(table)
+    for item in document["schemes"] if len(document["schemes"]) == 1 else []:
+        _show_options(out, item)
+        out.print(_facts([("passes on the default target", item.get("pipeline", "depend on its options"))]))
+
+
+def show_compare(document: Document) -> None:
+    """Schemes side by side."""
+    from smec.comparison_table import caption, columns, rows
+
+    out = console()
+    table = _table(document["model"], columns(), [c for c in columns() if c != "scheme"])
+    for row in rows(document):
+        table.add_row(*map(_plain, row))
+    out.print(table)
+    for line in caption(document):
+        out.print(_plain(line))
+
+
 #: How each command shows its document.
 SHOW: dict[str, Callable[[Document], None]] = {
+    "compare": show_compare,
     "compile": show_compile,
     "export": show_export,
     "inspect": show_inspect,
     "lower": show_lower,
     "passes": show_passes,
+    "schemes": show_schemes,
     "simulate": show_simulate,
     "targets": show_targets,
     "verify": show_verify,

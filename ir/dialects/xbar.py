@@ -38,7 +38,10 @@ class MvmOp(WeightedOp):
     cell_bits = attr(int, default=1)
     rows = attr(Handle, doc="int32 [T, R]: index into K, -1 unused; conv: (ky kw + kx) C_in + c")
     cols = attr(Handle, doc="int32 [T, C]: output channel, -1 unused")
-    codes = attr(Handle, doc="int16 [T, R, C]: stored integer; weight = (code << shift) - offset")
+    codes = attr(
+        Handle,
+        doc="int16 [T, R, C] (int32 for 16-bit offset coding): stored integer; weight = (code << shift) - offset",
+    )
     shifts = attr(Handle, doc="uint8 [T, R]: row shifts k_r")
     squeeze_error = attr(float, default=0.0, doc="what squeeze-out lost: sum (w - w')^2 / sum w^2, real units")
     planes = attr(int, default=0, doc="crossbars that a full tile would have")

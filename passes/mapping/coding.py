@@ -37,8 +37,8 @@ def weight_range(sign: str, bits: int) -> tuple[int, int]:
 
 
 def largest_bits(sign: str) -> int:
-    """The largest N whose codes fit the int16 arrays that hold them."""
-    return 16 if sign == "twos-complement" else 15
+    """The largest N whose integers fit the int16 arrays that hold them."""
+    return 15 if sign == "differential" else 16
 
 
 class Plane(NamedTuple):

@@ -176,7 +176,7 @@ def _apply(tiles: Tiles, plan: np.ndarray, used: np.ndarray, shifts: np.ndarray)
     cols = tiles.cols[plan[:, 0] // height]
     natural = np.arange(tiles.rows.size, dtype=np.int64).reshape(tiles.rows.shape)
     if plan.shape == natural.shape and np.array_equal(plan, natural):
-        codes = tiles.codes if alive.all() else np.where(alive[:, :, None], tiles.codes, np.int16(0))
+        codes = tiles.codes if alive.all() else np.where(alive[:, :, None], tiles.codes, tiles.codes.dtype.type(0))
     else:
         codes = tiles.codes.reshape(-1, tiles.codes.shape[2])[plan]
         codes[~alive] = 0

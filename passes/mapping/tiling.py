@@ -9,7 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tiles:
-    """Stacked tiles. rows int32 [T, R], cols int32 [T, C] (-1 unused), codes int16 [T, R, C], shifts uint8 [T, R]."""
+    """Stacked tiles. rows int32 [T, R], cols int32 [T, C] (-1 unused), codes int16 [T, R, C], shifts uint8 [T, R].
+
+    (Codes are int32 where 16 bits and the offset do not fit.)
+    """
 
     rows: np.ndarray
     cols: np.ndarray
@@ -46,8 +49,8 @@ def dense_tiles(matrix: np.ndarray, height: int, width: int, offset: int = 0) ->
     """
     k, m = matrix.shape
     down, across = -(-k // height), -(-m // width)
-    full = np.zeros((down * height, across * width), np.int16)
-    np.add(matrix, np.int16(offset), out=full[:k, :m])
+    full = np.zeros((down * height, across * width), _dtype(offset))
+    np.add(matrix, full.dtype.type(offset), out=full[:k, :m])
     codes = np.ascontiguousarray(full.reshape(down, height, across, width).transpose(0, 2, 1, 3))
     rows = _padded(np.arange(k, dtype=np.int32), down * height).reshape(down, height)
     cols = _padded(np.arange(m, dtype=np.int32), across * width).reshape(across, width)
@@ -57,6 +60,20 @@ def dense_tiles(matrix: np.ndarray, height: int, width: int, offset: int = 0) ->
         codes.reshape(down * across, height, width),
         np.zeros((down * across, height), np.uint8),
     )
+
+
+def _dtype(offset: int) -> np.dtype[np.signedinteger]:
+    """Codes reach 2 offset - 1."""
+    return np.dtype(np.int16 if 2 * offset - 1 <= np.iinfo(np.int16).max else np.int32)
+
+
+def widened(tiles: Tiles, width: int) -> Tiles:
+    """The same tiles with unused columns behind theirs, up to C = `width`."""
+    extra = width - tiles.cols.shape[1]
+    if not extra:
+        return tiles
+    cols = np.pad(tiles.cols, ((0, 0), (0, extra)), constant_values=-1)
+    return Tiles(tiles.rows, cols, np.pad(tiles.codes, ((0, 0), (0, 0), (0, extra))), tiles.shifts)
 
 
 def _padded(index: np.ndarray, length: int) -> np.ndarray:
@@ -111,10 +128,10 @@ def _diagonal(
     cols = np.full((tiles, width), -1, np.int32)
     rows[tile[:, None], row] = index
     cols[tile[:, None], col] = outputs
-    codes = np.zeros((tiles, height, width), np.int16)
+    codes = np.zeros((tiles, height, width), _dtype(offset))
     if offset:
         codes[(rows[:, :, None] >= 0) & (cols[:, None, :] >= 0)] = offset
-    codes[tile[:, None, None], row[:, :, None], col[:, None, :]] = chunk + np.int16(offset)
+    codes[tile[:, None, None], row[:, :, None], col[:, None, :]] = chunk + codes.dtype.type(offset)
     return rows, cols, codes
 
 

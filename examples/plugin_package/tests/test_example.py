@@ -51,3 +51,14 @@ def test_pass() -> None:
     assert verified(program) > 98
     kept = [a for n, a in program.sections.items() if n.startswith("weights.") and a.dtype == np.int16]
     assert min(int(np.abs(a[a != 0]).min()) for a in kept) == 6  # even magnitudes, none below 5
+
+
+def test_scheme() -> None:
+    below = smec.parse_pipeline("drop-small{below=5}").passes[0]
+    pipeline = smec.default_pipeline(pattern="coarse:2").insert_before("tile", below)
+    by_hand, scheme = compiled(pipeline=pipeline), compiled(scheme="coarse-slices")
+    assert verified(scheme) > 98
+    # The same passes under one name: the same cells.
+    assert np.array_equal(scheme.sections["cells"], by_hand.sections["cells"])
+    finer = compiled(scheme="coarse-slices{zeros=1}")
+    assert finer.metadata["blocks"] > scheme.metadata["blocks"]
