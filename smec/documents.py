@@ -168,7 +168,8 @@ def _options(cls: type[Any]) -> list[dict[str, Any]]:
 def schemes_document(name: str | None = None) -> dict[str, Any]:
     """What `smec schemes --json` writes (schema "smec.schemes/1"): all schemes, or the one called `name`.
 
-    `pipeline` is that of the scheme with its default options on the default target; absent where an option has none.
+    Of one scheme there is `pipeline` too, with its default options on the default target; absent where an option has
+    no default. A list must not fail for one scheme that does.
 
     Raises:
         SmecError: there is no such scheme.
@@ -176,15 +177,15 @@ def schemes_document(name: str | None = None) -> dict[str, Any]:
     from smec.schemes import scheme_class, scheme_names
 
     names = scheme_names() if name is None else [name]
-    return {"schema": "smec.schemes/1", "schemes": [_scheme(scheme_class(n)) for n in names]}
+    return {"schema": "smec.schemes/1", "schemes": [_scheme(scheme_class(n), name is not None) for n in names]}
 
 
-def _scheme(cls: type[Scheme]) -> dict[str, Any]:
+def _scheme(cls: type[Scheme], whole: bool) -> dict[str, Any]:
     from smec import targets
 
     found = _options(cls)
     document = {"name": cls.name, "doc": _summary(cls), "options": found}
-    if not any(option["required"] for option in found):
+    if whole and not any(option["required"] for option in found):
         scheme = cls()
         document["pipeline"] = scheme.pipeline(scheme.machine(targets.load("sme"))).text()
     return document

@@ -192,6 +192,9 @@ def test_a_scheme_that_fails_is_named() -> None:
 
     with pytest.raises(SmecError, match="scheme 'broken' fails: ZeroDivisionError"):
         smec.compile(MODEL, calib=CALIB, scheme="broken")
+    listed = CliRunner().invoke(cli.main, ["schemes"])
+    assert listed.exit_code == 0
+    assert "broken" in listed.output
 
 
 def test_classes_that_are_no_schemes() -> None:
