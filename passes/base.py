@@ -23,22 +23,19 @@ ones it `requires` and which it `ensures`, and the pipeline checks the first and
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 import sys
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from smec.ir.dialects.builtin import ModuleOp
-from smec.ir.errors import SmecError, SourceSpan
+from smec.ir.errors import SourceSpan
+from smec.passes.registry import Registry
 
 #: Name of the entry-point group by which other packages offer passes.
 ENTRY_POINT_GROUP = "smec.passes"
@@ -69,9 +66,6 @@ def _place_of(name: str) -> str:
 
 #: Passes of this package by name, as "module:Class": listing them imports none of them.
 BUILTIN_PASSES: dict[str, str] = {name: _place_of(name) for name in _BUILTIN_NAMES}
-
-#: Pass classes that have been imported, by name. A plug-in file adds to it with `register_pass`.
-PASSES: dict[str, type[Pass]] = {}
 
 PassT = TypeVar("PassT", bound="type[Pass]")
 
@@ -141,12 +135,7 @@ class Pass:
 
     def text(self) -> str:
         """The pass in pipeline text, with the options that differ from their defaults."""
-        parts = []
-        for option in options(type(self)):
-            value = getattr(self, option.field)
-            if option.required or value != option.default or type(value) is not type(option.default):
-                parts.append(f"{option.name}={format_value(value)}")
-        return f"{self.name}{{{' '.join(parts)}}}" if parts else self.name
+        return item_text(self)
 
 
 def levels(module: ModuleOp) -> tuple[str, ...]:
@@ -202,6 +191,16 @@ def options(cls: type[Any]) -> tuple[Option, ...]:
         )
     _OPTIONS[cls] = tuple(found)
     return _OPTIONS[cls]
+
+
+def item_text(item: Any) -> str:
+    """A pass or a scheme as text: its name, and in braces the options that differ from their defaults."""
+    parts = []
+    for option in options(type(item)):
+        value = getattr(item, option.field)
+        if option.required or value != option.default or type(value) is not type(option.default):
+            parts.append(f"{option.name}={format_value(value)}")
+    return f"{item.name}{{{' '.join(parts)}}}" if parts else str(item.name)
 
 
 def describe_type(kind: Any) -> str:
@@ -324,22 +323,27 @@ def _reads_as_other(text: str) -> bool:
 # -- registry ----------------------------------------------------------------------------------------------------------
 
 
+REGISTRY = Registry(
+    "pass",
+    Pass,
+    ENTRY_POINT_GROUP,
+    built_in=BUILTIN_PASSES,
+    is_name=lambda name: all(part.isalnum() and part == part.lower() for part in name.split("-")),
+    names_are="lower-case words",
+    listed_by="smec passes",
+)
+
+#: Pass classes that have been imported, by name. A plug-in file adds to it with `register_pass`.
+PASSES = REGISTRY.known
+
+
 def register_pass(cls: PassT) -> PassT:
     """Class decorator: make a pass known by its name.
 
     Raises:
         SmecError: the class is no frozen dataclass with a name, or the name is taken.
     """
-    where = f"{cls.__module__}.{cls.__qualname__}"
-    parameters = getattr(cls, "__dataclass_params__", None)
-    if "__dataclass_params__" not in vars(cls) or parameters is None or not parameters.frozen:
-        raise SmecError(f"pass class {where} is not a frozen dataclass")
-    if not cls.name or not all(part.isalnum() and part == part.lower() for part in cls.name.split("-")):
-        raise SmecError(f"pass class {where} has no valid name", expected="lower-case words", found=repr(cls.name))
-    known = PASSES.get(cls.name)
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise SmecError(f"pass name '{cls.name}' is taken by {known.__module__}.{known.__qualname__}", found=where)
-    PASSES[cls.name] = cls
+    REGISTRY.register(cls)
     return cls
 
 
@@ -350,14 +354,9 @@ def origin(cls: type) -> str | None:
     return getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__
 
 
-@cache
-def _plugins() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-
-
 def pass_names() -> list[str]:
     """The names of all passes that are built in, registered, or offered by an installed package; imports none."""
-    return sorted({*BUILTIN_PASSES, *PASSES, *_plugins()})
+    return REGISTRY.names()
 
 
 def pass_class(name: str, location: SourceSpan | None = None) -> type[Pass]:
@@ -366,29 +365,4 @@ def pass_class(name: str, location: SourceSpan | None = None) -> type[Pass]:
     Raises:
         SmecError: no such pass, or the package that offers it cannot be imported.
     """
-    if name in PASSES:
-        return PASSES[name]
-    if name in BUILTIN_PASSES:
-        module, _, attribute = BUILTIN_PASSES[name].partition(":")
-        cls = getattr(importlib.import_module(module), attribute)
-    elif name in _plugins():
-        cls = _load_plugin(_plugins()[name], location)
-    else:
-        close = difflib.get_close_matches(name, pass_names(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else "`smec passes` lists them"
-        raise SmecError(f"unknown pass '{name}'", location=location, hint=hint)
-    if not (isinstance(cls, type) and issubclass(cls, Pass)):
-        raise SmecError(f"what is registered as pass '{name}' is no pass class", location=location, found=repr(cls))
-    PASSES[name] = cls
-    return cls
-
-
-def _load_plugin(point: EntryPoint, location: SourceSpan | None) -> Any:
-    try:
-        return point.load()
-    except Exception as error:
-        # Whatever an installed package raises when it is imported, its name belongs into the message.
-        package = getattr(point, "dist", None)
-        where = f"{point.value} of package {package.name}" if package is not None else point.value
-        message = f"pass '{point.name}' cannot be loaded from {where}: {type(error).__name__}: {error}"
-        raise SmecError(message, location=location) from error
+    return REGISTRY.find(name, location)

@@ -32,17 +32,14 @@ one, in a plug-in file or in a package (entry point group `smec.constraints`)::
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from smec.ir.errors import SmecError
 from smec.passes.mapping.coding import code_range, largest_bits, weight_range
+from smec.passes.registry import Registry
 
 #: Name of the entry-point group by which other packages offer constraint sets.
 ENTRY_POINT_GROUP = "smec.constraints"
@@ -60,9 +57,6 @@ BUILTIN_CONSTRAINTS = {
     "representable": "smec.passes.constraint_sets.rows:Representable",
     "zero-blocks": "smec.passes.constraint_sets.boxes:ZeroBlocks",
 }
-
-#: Classes that have been imported, by name.
-CONSTRAINTS: dict[str, type[ConstraintSet]] = {}
 
 ConstraintT = TypeVar("ConstraintT", bound="type[ConstraintSet]")
 
@@ -186,34 +180,31 @@ def checked_values(values: np.ndarray) -> np.ndarray:
 # -- registry ----------------------------------------------------------------------------------------------------------
 
 
+REGISTRY = Registry(
+    "constraint",
+    ConstraintSet,
+    ENTRY_POINT_GROUP,
+    built_in=BUILTIN_CONSTRAINTS,
+    is_name=lambda name: ":" not in name and "+" not in name,
+)
+
+#: Classes that have been imported, by name.
+CONSTRAINTS = REGISTRY.known
+
+
 def register_constraint(cls: ConstraintT) -> ConstraintT:
     """Class decorator: make a set known by its name.
 
     Raises:
         SmecError: the class is no frozen dataclass with a name, or the name is taken.
     """
-    where = f"{cls.__module__}.{cls.__qualname__}"
-    parameters = getattr(cls, "__dataclass_params__", None)
-    if "__dataclass_params__" not in vars(cls) or parameters is None or not parameters.frozen:
-        raise SmecError(f"constraint class {where} is not a frozen dataclass")
-    if not cls.name or ":" in cls.name or "+" in cls.name:
-        raise SmecError(f"constraint class {where} has no valid name", found=repr(cls.name))
-    built_in, known = BUILTIN_CONSTRAINTS.get(cls.name), CONSTRAINTS.get(cls.name)
-    taken = built_in if built_in is not None else f"{known.__module__}:{known.__qualname__}" if known else None
-    if taken is not None and taken != f"{cls.__module__}:{cls.__qualname__}":
-        raise SmecError(f"constraint name '{cls.name}' is taken by {taken}", found=where)
-    CONSTRAINTS[cls.name] = cls
+    REGISTRY.register(cls)
     return cls
-
-
-@cache
-def _plugins() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def constraint_names() -> list[str]:
     """The names of all sets that are built in, registered, or offered by an installed package."""
-    return sorted({*BUILTIN_CONSTRAINTS, *CONSTRAINTS, *_plugins()})
+    return REGISTRY.names()
 
 
 def constraint_class(name: str) -> type[ConstraintSet]:
@@ -222,25 +213,7 @@ def constraint_class(name: str) -> type[ConstraintSet]:
     Raises:
         SmecError: no such set, or the package that offers it cannot be imported.
     """
-    if name in CONSTRAINTS:
-        return CONSTRAINTS[name]
-    if name in BUILTIN_CONSTRAINTS:
-        module, _, attribute = BUILTIN_CONSTRAINTS[name].partition(":")
-        found: Any = getattr(importlib.import_module(module), attribute)
-    elif name in _plugins():
-        point = _plugins()[name]
-        try:
-            found = point.load()
-        except (ImportError, AttributeError) as error:
-            raise SmecError(f"constraint '{name}' cannot be loaded from {point.value}: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, ConstraintSet)):
-            raise SmecError(f"what is registered as constraint '{name}' is no constraint class", found=repr(found))
-    else:
-        close = difflib.get_close_matches(name, constraint_names(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else None
-        raise SmecError(f"unknown constraint '{name}'", expected=" | ".join(constraint_names()), hint=hint)
-    CONSTRAINTS[name] = found
-    return CONSTRAINTS[name]
+    return REGISTRY.find(name)
 
 
 def own_options(cls: type[ConstraintSet]) -> tuple[dataclasses.Field[Any], ...]:

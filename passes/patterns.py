@@ -19,17 +19,16 @@ Other packages offer patterns through the entry point group `smec.patterns`; a p
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from smec.ir.errors import SmecError
 from smec.passes.base import origin
+from smec.passes.registry import Registry
 
 #: Name of the entry-point group by which other packages offer patterns.
 ENTRY_POINT_GROUP = "smec.patterns"
@@ -39,9 +38,6 @@ SIGNS = ("differential", "offset", "twos-complement", "unsigned")
 
 #: Integer weights are held as int16.
 INT16_MAX = 2**15 - 1
-
-#: Pattern classes by name.
-PATTERNS: dict[str, type[Pattern]] = {}
 
 PatternT = TypeVar("PatternT", bound="type[Pattern]")
 
@@ -178,33 +174,25 @@ def _lookup(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
 # -- registry ----------------------------------------------------------------------------------------------------------
 
 
+REGISTRY = Registry("pattern", Pattern, ENTRY_POINT_GROUP, is_name=lambda name: ":" not in name)
+
+#: Pattern classes that have been imported, by name.
+PATTERNS = REGISTRY.known
+
+
 def register_pattern(cls: PatternT) -> PatternT:
     """Class decorator: make a pattern known by its name.
 
     Raises:
         SmecError: the class is no frozen dataclass with a name, or the name is taken.
     """
-    where = f"{cls.__module__}.{cls.__qualname__}"
-    parameters = getattr(cls, "__dataclass_params__", None)
-    if "__dataclass_params__" not in vars(cls) or parameters is None or not parameters.frozen:
-        raise SmecError(f"pattern class {where} is not a frozen dataclass")
-    if not cls.name or ":" in cls.name:
-        raise SmecError(f"pattern class {where} has no valid name", found=repr(cls.name))
-    known = PATTERNS.get(cls.name)
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise SmecError(f"pattern name '{cls.name}' is taken by {known.__module__}.{known.__qualname__}", found=where)
-    PATTERNS[cls.name] = cls
+    REGISTRY.register(cls)
     return cls
-
-
-@cache
-def _plugins() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def pattern_names() -> list[str]:
     """The names of all patterns that are built in, registered, or offered by an installed package."""
-    return sorted({*PATTERNS, *_plugins()})
+    return REGISTRY.names()
 
 
 def pattern_class(name: str) -> type[Pattern]:
@@ -213,23 +201,7 @@ def pattern_class(name: str) -> type[Pattern]:
     Raises:
         SmecError: no such pattern, or the package that offers it cannot be imported.
     """
-    if name in PATTERNS:
-        return PATTERNS[name]
-    if name not in _plugins():
-        close = difflib.get_close_matches(name, pattern_names(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else None
-        raise SmecError(f"unknown pattern '{name}'", expected=" | ".join(pattern_names()), hint=hint)
-    point = _plugins()[name]
-    try:
-        cls = point.load()
-    except Exception as error:
-        # Whatever an installed package raises when it is imported, its name belongs into the message.
-        message = f"pattern '{name}' cannot be loaded from {point.value}: {type(error).__name__}: {error}"
-        raise SmecError(message) from error
-    if not (isinstance(cls, type) and issubclass(cls, Pattern)):
-        raise SmecError(f"what is registered as pattern '{name}' is no pattern class", found=repr(cls))
-    PATTERNS[name] = cls
-    return cls
+    return REGISTRY.find(name)
 
 
 def parse(text: str, bits: int = 8, sign: str = "differential", options: Mapping[str, int] | None = None) -> Pattern:

@@ -49,7 +49,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     from smec.passes import base
 
-    monkeypatch.setattr(base, "PASSES", dict(base.PASSES))
+    monkeypatch.setattr(base.REGISTRY, "known", dict(base.PASSES))
     path = tmp_path / "broken.py"
     path.write_text(BROKEN)
     return path

@@ -208,8 +208,8 @@ def test_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
             return self.loaded
 
     points = [Point("test-lie", Lie), Point("test-bad", ImportError("no module")), Point("test-odd", 3)]
-    monkeypatch.setattr(base, "_plugins", lambda: {p.name: p for p in points})
-    monkeypatch.setattr(base, "PASSES", dict(base.PASSES))
+    monkeypatch.setattr(base.REGISTRY, "offered", lambda: {p.name: p for p in points})
+    monkeypatch.setattr(base.REGISTRY, "known", dict(base.PASSES))
     assert "test-lie" in pass_names()
     assert parse_pipeline("test-lie").passes == [Lie()]
     with pytest.raises(SmecError, match=r"'test-bad' cannot be loaded from other.package:Thing: Import.*: no module"):

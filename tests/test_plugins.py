@@ -184,8 +184,8 @@ def test_packages_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("boom")
 
     point = SimpleNamespace(name="odd", value="odd.package:Odd", load=fail, dist=SimpleNamespace(name="odd-package"))
-    monkeypatch.setattr(base, "_plugins", lambda: {"odd": point})
-    monkeypatch.setattr(patterns, "_plugins", lambda: {"odd": point})
+    monkeypatch.setattr(base.REGISTRY, "offered", lambda: {"odd": point})
+    monkeypatch.setattr(patterns.REGISTRY, "offered", lambda: {"odd": point})
     with pytest.raises(
         SmecError, match=r"pass 'odd' cannot be loaded from odd.package:Odd of package odd-package: Runtime"
     ):

@@ -17,15 +17,11 @@ plug-in file or in a package (entry-point group `smec.schemes`)::
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from smec.ir.errors import SmecError, SourceSpan
+from smec.passes.registry import Registry
 
 if TYPE_CHECKING:
     from smec.passes.pipeline import Pipeline
@@ -45,9 +41,6 @@ BUILTIN_SCHEMES = {
     "sme-published": "smec.schemes.sliced:SmePublished",
     "sme": "smec.schemes.sliced:Sme",
 }
-
-#: Classes that have been imported, by name.
-SCHEMES: dict[str, type[Scheme]] = {}
 
 SchemeT = TypeVar("SchemeT", bound="type[Scheme]")
 
@@ -99,14 +92,21 @@ class Scheme:
 
     def text(self) -> str:
         """The scheme's name, with the options that are not at their defaults: what `parse_scheme` reads."""
-        from smec.passes.base import format_value
+        from smec.passes.base import item_text
 
-        given = [
-            f"{field.name.replace('_', '-')}={format_value(value)}"
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default
-        ]
-        return f"{self.name}{{{' '.join(given)}}}" if given else self.name
+        return item_text(self)
+
+
+REGISTRY = Registry(
+    "scheme",
+    Scheme,
+    ENTRY_POINT_GROUP,
+    built_in=BUILTIN_SCHEMES,
+    is_name=lambda name: name.replace("-", "").isalnum(),
+)
+
+#: Classes that have been imported, by name.
+SCHEMES = REGISTRY.known
 
 
 def register_scheme(cls: SchemeT) -> SchemeT:
@@ -115,28 +115,13 @@ def register_scheme(cls: SchemeT) -> SchemeT:
     Raises:
         SmecError: the class is no frozen dataclass with a name, or the name is taken.
     """
-    where = f"{cls.__module__}.{cls.__qualname__}"
-    parameters = getattr(cls, "__dataclass_params__", None)
-    if "__dataclass_params__" not in vars(cls) or parameters is None or not parameters.frozen:
-        raise SmecError(f"scheme class {where} is not a frozen dataclass")
-    if not cls.name or not cls.name.replace("-", "").isalnum():
-        raise SmecError(f"scheme class {where} has no valid name", found=repr(cls.name))
-    built_in, known = BUILTIN_SCHEMES.get(cls.name), SCHEMES.get(cls.name)
-    taken = built_in if built_in is not None else f"{known.__module__}:{known.__qualname__}" if known else None
-    if taken is not None and taken != f"{cls.__module__}:{cls.__qualname__}":
-        raise SmecError(f"scheme name '{cls.name}' is taken by {taken}", found=where)
-    SCHEMES[cls.name] = cls
+    REGISTRY.register(cls)
     return cls
-
-
-@cache
-def _plugins() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def scheme_names() -> list[str]:
     """All schemes: the built-in ones, then those of plug-ins in the order of their names."""
-    return [*BUILTIN_SCHEMES, *sorted({*SCHEMES, *_plugins()} - set(BUILTIN_SCHEMES))]
+    return [*BUILTIN_SCHEMES, *(name for name in REGISTRY.names() if name not in BUILTIN_SCHEMES)]
 
 
 def scheme_class(name: str, location: SourceSpan | None = None) -> type[Scheme]:
@@ -149,29 +134,7 @@ def scheme_class(name: str, location: SourceSpan | None = None) -> type[Scheme]:
     Raises:
         SmecError: no such scheme, or the package that offers it cannot be imported.
     """
-    if name in SCHEMES:
-        return SCHEMES[name]
-    found: Any
-    if name in BUILTIN_SCHEMES:
-        module, _, attribute = BUILTIN_SCHEMES[name].partition(":")
-        found = getattr(import_module(module), attribute)
-    elif name in _plugins():
-        point = _plugins()[name]
-        try:
-            found = point.load()
-        except Exception as error:
-            # Whatever an installed package raises when it is imported, its name belongs into the message.
-            message = f"scheme '{name}' cannot be loaded from {point.value}: {type(error).__name__}: {error}"
-            raise SmecError(message, location=location) from error
-        if not (isinstance(found, type) and issubclass(found, Scheme)):
-            raise SmecError(f"what is registered as scheme '{name}' is no scheme class", found=repr(found))
-    else:
-        close = difflib.get_close_matches(name, scheme_names(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else None
-        known = " | ".join(scheme_names())
-        raise SmecError(f"unknown scheme '{name}'", location=location, expected=known, hint=hint)
-    SCHEMES[name] = found
-    return SCHEMES[name]
+    return REGISTRY.find(name, location)
 
 
 def parse_scheme(text: str) -> Scheme:
