@@ -16,19 +16,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smec.ir.errors import SmecError
+from smec.options import (
+    act_bits_option,
+    engine_option,
+    json_option,
+    method_option,
+    path_argument,
+    shape_option,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from smec.driver import Options
 
 #: Choices that are known without importing what implements them.
 PATTERNS = ("uniform", "window", "pot", "apot", "external")
 SIGNS = ("differential", "offset", "twos-complement")
-METHODS = ("min-max", "percentile", "mse")
-ENGINES = ("auto", "exact", "adc")
-
-path_argument = click.Path(path_type=str)
 
 
 class Group(click.Group):
@@ -60,17 +64,6 @@ class Group(click.Group):
 @click.option("--debug", is_flag=True, hidden=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Compile ONNX models for ReRAM-crossbar accelerators, and run them bit-exactly."""
-
-
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option `--json`."""
-    return click.option(
-        "--json",
-        "json_path",
-        type=path_argument,
-        metavar="FILE",
-        help="Write the result as JSON; - is standard output.",
-    )(command)
 
 
 def emit(command: str, document: dict[str, Any], json_path: str | None) -> None:
@@ -120,31 +113,16 @@ def refuse_options(names: Iterable[str]) -> None:
             raise click.UsageError(f"{option} has no effect on a module, which has its own target, options and passes")
 
 
-def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """NAME=1x3x224x224, any number of times."""
-    shapes = {}
-    for value in values:
-        name, _equals, shape = value.rpartition("=")
-        try:
-            extents = tuple(int(extent) for extent in shape.split("x"))
-        except ValueError:
-            extents = ()
-        if not name or not extents or min(extents) < 1:
-            raise click.BadParameter(f"{value!r} is not a name and a shape, as in image=1x3x224x224")
-        shapes[name] = extents
-    return shapes
-
-
 @main.command("compile")
 @click.argument("model", type=path_argument, metavar="MODEL.onnx")
 @click.option("-o", "--output", type=path_argument, required=True, metavar="PROG.smebin", help="The program to write.")
 @click.option("--target", default="sme", show_default=True, metavar="NAME|FILE.toml", help="Hardware to compile for.")
 @click.option("--calib", type=path_argument, metavar="DATA.npz", help="Calibration images; default: synthetic ones.")
-@click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="Activation calibration.")
+@method_option
 @click.option("--pattern", default="uniform", show_default=True, metavar="NAME",
               help=f"Weight magnitudes: {', '.join(PATTERNS)}, or a plug-in's.")  # fmt: skip
 @click.option("--bits", type=click.IntRange(1, 16), default=8, show_default=True, help="Bits of a weight.")
-@click.option("--act-bits", type=click.IntRange(1, 16), default=8, show_default=True, help="Bits of an activation.")
+@act_bits_option
 @click.option("--scale", type=click.Choice(["column", "tensor"]), default="column", show_default=True,
               help="One weight scale a column or a tensor.")  # fmt: skip
 @click.option("--sign", type=click.Choice(SIGNS), default="differential", show_default=True, help="Sign scheme.")
@@ -157,14 +135,13 @@ def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 @click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers passes.")
 @click.option("--compile-to", metavar="LEVEL", help="Stop at this level and write the module (IR text) to the output.")
 @click.option("--dump-ir", type=path_argument, metavar="DIR", help="Write the module after each pass.")
-@click.option("--input-shape", "shapes", callback=parse_shapes, multiple=True, metavar="NAME=1x3x224x224",
-              help="Shape of an input whose extents the model leaves open.")  # fmt: skip
+@shape_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
 @click.option("--reproducer", type=path_argument, metavar="FILE", help="What a failing pass leaves behind.")
 @json_option
 def compile_command(
     model: str, output: str, target: str, calib: str | None, scheme: str | None, pipeline: str | None,
-    plugins: tuple[str, ...], compile_to: str | None, dump_ir: str | None, shapes: dict[str, tuple[int, ...]],
+    plugins: tuple[str, ...], compile_to: str | None, dump_ir: str | None, input_shapes: dict[str, tuple[int, ...]],
     seed: int, reproducer: str | None, json_path: str | None, **choices: Any,
 ) -> None:  # fmt: skip
     """Compile MODEL.onnx to a program, or go on with a module (.mlir, from --compile-to or --dump-ir)."""
@@ -174,12 +151,12 @@ def compile_command(
 
     check_output(output, model, calib)
     if is_module(model):
-        refuse_options(("target", "seed", "shapes", "scheme", *choices))
+        refuse_options(("target", "seed", "input_shapes", "scheme", *choices))
     options: Options = Options(**choices)
     start = time.perf_counter()
     report: dict[str, Any] = {}
     with terminal_progress() as progress:
-        job = Job(model, options, target, calib, pipeline, plugins, dump_ir, shapes, seed, report, progress,
+        job = Job(model, options, target, calib, pipeline, plugins, dump_ir, input_shapes, seed, report, progress,
                   reproducer, scheme)  # fmt: skip
         module = job.lower(compile_to)
         program = assemble(module) if compile_to is None else None
@@ -206,9 +183,7 @@ def compile_command(
 @click.argument("program", type=path_argument, metavar="PROG.smebin")
 @click.option("--input", "data", type=path_argument, metavar="DATA.npz",
               help="Inputs, and `labels` for accuracy; default: the sample in the program.")  # fmt: skip
-@click.option(
-    "--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="How crossbars are computed."
-)
+@engine_option
 @click.option("--output", type=path_argument, metavar="OUT.npz", help="Write the outputs.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Images at a time; default: by memory.")
 @click.option("--trace", type=path_argument, metavar="FILE.json",
@@ -262,9 +237,7 @@ def save_npz(path: str, arrays: dict[str, Any]) -> None:
 @click.argument("program", type=path_argument, metavar="PROG.smebin")
 @click.option("--input", "data", type=path_argument, metavar="DATA.npz", help="Inputs; default: the program's sample.")
 @click.option("--images", type=click.IntRange(1), default=16, show_default=True, help="Use at most so many images.")
-@click.option(
-    "--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="How crossbars are computed."
-)
+@engine_option
 @json_option
 def verify_command(model: str, program: str, data: str | None, images: int, engine: str, json_path: str | None) -> None:
     """Compare PROG.smebin, bit for bit, with an integer ONNX model; exit 1 if they differ."""

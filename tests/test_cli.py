@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 import shared
 from smec import cli
+from smec.options import ENGINES
 
 MODEL = str(shared.EXAMPLES / "digits_resnet.onnx")
 CALIB = str(shared.EXAMPLES / "digits_calib.npz")
@@ -291,7 +292,7 @@ def test_engines_agree(program: str, tmp_path: Path) -> None:
     with np.load(TEST) as file:
         np.savez(tmp_path / "few.npz", image=file["image"][:3])
     arrays = {}
-    for engine in cli.ENGINES:
+    for engine in ENGINES:
         out = tmp_path / f"{engine}.npz"
         run = document(
             "simulate", program, "--input", str(tmp_path / "few.npz"), "--engine", engine, "--output", str(out)

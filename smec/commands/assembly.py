@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-path_argument = click.Path(path_type=str)
+from smec.options import path_argument
 
 
 @click.command("disasm")

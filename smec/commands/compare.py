@@ -6,21 +6,10 @@ from typing import Any
 
 import click
 
-path_argument = click.Path(path_type=str)
+from smec.options import act_bits_option, engine_option, json_option, method_option, path_argument, shape_option
 
 #: Every scheme that is built in, the baseline first.
 ALL_SCHEMES = "dense-16,dense-8,dense-4,row-skip,prune,bit-slice,sme-published,sme"
-
-json_option = click.option(
-    "--json", "json_path", type=path_argument, metavar="FILE", help="Write the result as JSON; - is standard output."
-)
-
-
-def parse_shapes(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
-    """See `smec.cli.parse_shapes`."""
-    from smec.cli import parse_shapes as parse
-
-    return parse(context, option, values)
 
 
 @click.command("compare")
@@ -35,14 +24,11 @@ def parse_shapes(context: click.Context, option: click.Parameter, values: tuple[
 @click.option("--images", type=click.IntRange(1), metavar="N", help="Use at most so many inputs.")
 @click.option("--crossbars", type=click.IntRange(1), metavar="N",
               help="Budget for copies of slow layers; default: what the largest scheme needs.")  # fmt: skip
-@click.option("--act-bits", type=click.IntRange(1, 16), default=8, show_default=True, help="Bits of an activation.")
-@click.option("--method", type=click.Choice(["min-max", "percentile", "mse"]), default="mse", show_default=True,
-              help="Activation calibration.")  # fmt: skip
-@click.option("--engine", type=click.Choice(["auto", "exact", "adc"]), default="auto", show_default=True,
-              help="How crossbars are computed.")  # fmt: skip
+@act_bits_option
+@method_option
+@engine_option
 @click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers schemes.")
-@click.option("--input-shape", "input_shapes", callback=parse_shapes, multiple=True, metavar="NAME=1x3x224x224",
-              help="Shape of an input whose extents the model leaves open.")  # fmt: skip
+@shape_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
 @click.option("--markdown", "markdown_path", type=path_argument, metavar="FILE.md", help="Write the table as Markdown.")
 @json_option

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-path_argument = click.Path(path_type=str)
+from smec.options import path_argument
 
 
 @click.command("opt")
