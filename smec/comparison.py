@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from smec.data import Data, DataSource, load_data, ports_of_module, read_arrays, top1
-from smec.driver import IMPORT_LEVEL, Job, Model, Options, Progress, assemble
+from smec.data import Arrays, Data, DataSource, load_data, ports_of_module, read_arrays, top1
+from smec.driver import Job, Model, Options, Progress, assemble, import_float
 from smec.ir.errors import SmecError
 from smec.schemes import Scheme, parse_schemes
 
@@ -99,7 +98,8 @@ def compare(
         raise SmecError("baseline is none of the schemes", expected=" | ".join(texts), found=repr(baseline))
     base = texts.index(baseline) if baseline is not None else 0
     data, float_top1 = _float(setting)
-    mapped = [_map(scheme, setting, data, number, len(chosen)) for number, scheme in enumerate(chosen)]
+    calib = None if setting.calib is None else read_arrays(setting.calib)
+    mapped = [_map(scheme, setting, calib, data, number, len(chosen)) for number, scheme in enumerate(chosen)]
     budget = setting.crossbars or max(one.least for one in mapped)
     for number, one in enumerate(mapped):
         _tell(setting, "schemes at equal budget", number, len(mapped))
@@ -143,8 +143,7 @@ def _float(setting: Setting) -> tuple[Data | None, float | None]:
     if setting.inputs is None:
         return None, None
     given = read_arrays(setting.inputs)
-    job = Job(setting.model, target=setting.target, calib=setting.inputs, input_shapes=setting.input_shapes)
-    module = job.lower(IMPORT_LEVEL)
+    module = import_float(setting.model, given, setting.input_shapes)
     ports = ports_of_module(module)
     data = load_data(given, ports)
     if setting.images is not None:
@@ -155,7 +154,7 @@ def _float(setting: Setting) -> tuple[Data | None, float | None]:
     return data, top1(scores.reshape(-1, *scores.shape[2:]), data.labels)
 
 
-def _map(scheme: Scheme, setting: Setting, data: Data | None, number: int, count: int) -> _Mapped:
+def _map(scheme: Scheme, setting: Setting, calib: Arrays | None, data: Data | None, number: int, count: int) -> _Mapped:
     """Compile by a scheme and measure one copy of each layer."""
     from smec.runtime.timing import time_program
 
@@ -163,7 +162,7 @@ def _map(scheme: Scheme, setting: Setting, data: Data | None, number: int, count
     _tell(setting, f"scheme {scheme.text()}", number, count)
     options = Options(act_bits=setting.act_bits, method=setting.method)
     job = Job(
-        setting.model, options, setting.target, setting.calib, input_shapes=setting.input_shapes, seed=setting.seed,
+        setting.model, options, setting.target, calib, input_shapes=setting.input_shapes, seed=setting.seed,
         progress=setting.progress, scheme=scheme,
     )  # fmt: skip
     module = job.lower(_MAPPED)
@@ -242,8 +241,6 @@ def _at_budget(one: _Mapped, budget: int) -> dict[str, Any]:
         )
     program = _finish(one.module, f"replicate{{crossbars={budget}}},{_UNSHARED}")
     timing = time_program(program)
-    del program
-    gc.collect()  # programs are large, and refer to themselves
     return {
         "throughput_at_budget": timing.throughput_images_per_s,
         "energy_at_budget_pj": timing.energy_pj,

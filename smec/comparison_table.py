@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: Title and right alignment of each column; ratios stand in the columns that end in "x".
-_COLUMNS = (
+#: Titles; the first column is text, the others are numbers. A column x holds the ratio of the one before it.
+COLUMNS = (
     "scheme", "top-1 %", "crossbars", "x", "cells in use", "latency us", "x", "images/s", "at budget", "x",
     "energy uJ", "x", "area mm2",
 )  # fmt: skip
-
-
-def columns() -> tuple[str, ...]:
-    """Titles; the first column is text, the others are numbers."""
-    return _COLUMNS
 
 
 def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -40,8 +35,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines = [
         f"# {document['model']}",
         "",
-        _line(_COLUMNS),
-        _line(["---", *["---:"] * (len(_COLUMNS) - 1)]),
+        _line(COLUMNS),
+        _line(["---", *["---:"] * (len(COLUMNS) - 1)]),
         *(_line(row) for row in rows(document)),
         "",
         *caption(document),

@@ -144,12 +144,14 @@ class Arrays:
         return {name: data[name] for name in inputs}
 
 
-def read_arrays(source: DataSource) -> Arrays:
-    """The arrays of a data source.
+def read_arrays(source: DataSource | Arrays) -> Arrays:
+    """The arrays of a data source; those that were read before are returned as they are.
 
     Raises:
         SmecError: a file cannot be read or is no archive of plain arrays.
     """
+    if isinstance(source, Arrays):
+        return source
     if isinstance(source, np.ndarray):
         return Arrays({"array": source}, "the given array")
     if isinstance(source, Mapping):
@@ -169,7 +171,7 @@ def load_data(source: DataSource | Arrays, ports: Sequence[Port]) -> Data:
     Raises:
         SmecError: a file that cannot be read; an array that is missing or has the wrong shape, dtype or length.
     """
-    given = source if isinstance(source, Arrays) else read_arrays(source)
+    given = read_arrays(source)
     chosen = given.named([p.name for p in ports])
     fitted = {p.name: _fit(chosen[p.name], p, given.location) for p in ports}
     counts = {p.name: p.images_of(fitted[p.name].shape) or 0 for p in ports}

@@ -120,7 +120,7 @@ class Job:
     model: Model
     options: Options = field(default_factory=Options)
     target: str | os.PathLike[str] | Target = "sme"
-    calib: DataSource | None = None
+    calib: DataSource | Arrays | None = None
     pipeline: str | Pipeline | None = None
     plugins: Sequence[str | os.PathLike[str]] = ()
     dump_ir: str | os.PathLike[str] | None = None
@@ -160,18 +160,15 @@ class Job:
     def _model(self, tell: Progress) -> tuple[ModuleOp, Pipeline, Any]:
         """An ONNX model as a module, the pipeline, and the calibration arrays."""
         from smec import targets
-        from smec.frontend.load import import_model
 
         scheme = self._scheme()
         hardware = targets.load(self.target)
         if scheme is not None:
             hardware = scheme.machine(hardware)
         passes = self.passes() if scheme is None else scheme.pipeline(hardware, self.options.calibration_text())
-        model: Any = Path(self.model) if isinstance(self.model, (str, os.PathLike)) else self.model
         given = None if self.calib is None else read_arrays(self.calib)
-        sample = None if given is None else _sample(given, model)
         tell("import", 0, 1)
-        module = import_model(model, input_shapes=self.input_shapes, sample=sample)
+        module = import_float(self.model, given, self.input_shapes)
         tell("import", 1, 1)
         data = None if given is None else load_data(given, ports_of_module(module))
         record.write(
@@ -180,7 +177,7 @@ class Job:
             act_bits=self.options.act_bits,
             seed=self.seed,
             pipeline=passes.text(),
-            source=record.model_source(model),
+            source=record.model_source(cast("Any", self.model)),
             data=data,
         )
         return module, passes, None if data is None else data.inputs
@@ -420,12 +417,26 @@ def version() -> str:
     return installed("smec")
 
 
-def _sample(given: Arrays, model: str | Path | onnx.ModelProto) -> dict[str, np.ndarray]:
-    """The calibration arrays by input name, before the import: they may settle extents that the model leaves open."""
+def import_float(
+    model: Model, given: Arrays | None = None, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> ModuleOp:
+    """An ONNX model as a module at the level "nn".
+
+    Args:
+        model: as for `compile`, but no module.
+        given: arrays of the inputs: they may settle extents that the model leaves open.
+        input_shapes: as for `compile`.
+
+    Raises:
+        SmecError: the model or the arrays are refused.
+    """
     from smec.frontend.inputs import real_inputs
+    from smec.frontend.load import import_model
     from smec.frontend.model_file import read
 
-    return given.named([value.name for value in real_inputs(read(model))])
+    source: Any = Path(model) if isinstance(model, (str, os.PathLike)) else model
+    sample = None if given is None else given.named([value.name for value in real_inputs(read(source))])
+    return import_model(source, input_shapes=input_shapes, sample=sample)
 
 
 # -- sections ----------------------------------------------------------------------------------------------------------

@@ -379,10 +379,10 @@ def show_schemes(document: Document) -> None:
 
 def show_compare(document: Document) -> None:
     """Schemes side by side."""
-    from smec.comparison_table import caption, columns, rows
+    from smec.comparison_table import COLUMNS, caption, rows
 
     out = console()
-    table = _table(document["model"], columns(), [c for c in columns() if c != "scheme"])
+    table = _table(document["model"], COLUMNS, COLUMNS[1:])
     for row in rows(document):
         table.add_row(*map(_plain, row))
     out.print(table)

@@ -132,9 +132,8 @@ def share_reads(
     are in equal groups, and rows that one drives are zero in the other, and in all that follow the leader.
     """
     rows = group.shape[1]
-    clear = np.zeros(
-        (len(blocks), rows), np.bool_
-    )  # rows that a leader and its followers drive, or that are zero there
+    # Rows that a leader and its followers drive, or that are zero there.
+    clear = np.zeros((len(blocks), rows), np.bool_)
     empty = np.zeros(rows, np.bool_)
     first = 0
     for i in range(len(blocks)):

@@ -14,6 +14,11 @@ from smec.schemes import Scheme, register_scheme
 from smec.targets import Target
 
 
+def columns_of_tile(target: Target, bits: int) -> int:
+    """Weights whose `bits` fit side by side into a row of a crossbar; 0 where not one does."""
+    return target.columns // -(-bits // target.cell_bits)
+
+
 @dataclass(frozen=True)
 class Dense(Scheme):
     """Base of the dense schemes: `bits` of a weight side by side, chosen by a `quantizer`."""
@@ -29,7 +34,7 @@ class Dense(Scheme):
         coding = f"bits={self.bits} sign=offset"
         if self.signs == "split":
             coding = f"bits={self.bits - 1} sign=differential"
-        columns = target.columns // -(-self.bits // target.cell_bits)
+        columns = columns_of_tile(target, self.bits)
         if not columns:
             raise SmecError(
                 f"scheme '{self.name}' needs all bits of a weight in one crossbar",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from smec.ir.errors import SmecError
 from smec.schemes import Scheme, register_scheme
+from smec.schemes.dense import columns_of_tile
 from smec.targets import Target
 
 
@@ -40,9 +41,8 @@ class Prune(Scheme):
     """Crossbar-aware pruning of 8-bit weights: a share of each layer's rows of tiles is zero, and dropped.
 
     Source: PIM-Prune, Chu et al., DAC 2020, doi 10.1109/DAC18072.2020.9218523: blocks of the size that a crossbar can
-    drop, with rows and columns permuted. Blocks here are what a row
-    of a tile holds; tiles are as wide as the dense mapping's. ADMM chooses them label-free, without the paper's
-    retraining.
+    drop, with rows and columns permuted. Blocks here are what a row of a tile holds; tiles are as wide as the dense
+    mapping's. ADMM chooses them label-free, without the paper's retraining.
     """
 
     name = "prune"
@@ -50,7 +50,7 @@ class Prune(Scheme):
     percent: int = field(default=30, metadata={"doc": "share of zero blocks"})
 
     def passes(self, target: Target) -> str:
-        columns = max(target.columns // -(-8 // target.cell_bits), 1)
+        columns = max(columns_of_tile(target, 8), 1)
         pruned = f"zero-blocks:{self.percent}:1:{columns}"
         return f"quantize-admm{{bits=8 sign=offset constraints={pruned}}},tile{{columns={columns}}},compact"
 
