@@ -13,11 +13,16 @@ from smec.runtime.container import Program
 from smec.runtime.metadata import Metadata
 
 
-def lower(module: ModuleOp, pipeline: str, *, act_bits: int = 8, **target: Any) -> Program:
-    """Run the mapping passes on a module at level `quant`; `target` overrides numbers of the default target."""
+def lower(
+    module: ModuleOp, pipeline: str, *, act_bits: int = 8, report: dict[str, Any] | None = None, **target: Any
+) -> Program:
+    """Run the mapping passes on a module at level `quant`; `target` overrides numbers of the default target.
+
+    `report`, where given, is filled with what the passes report.
+    """
     machine = targets.load("sme")
     machine = type(machine).model_validate({**machine.model_dump(), **target})
-    context = PassContext(target=machine, act_bits=act_bits)
+    context = PassContext(target=machine, act_bits=act_bits, report={} if report is None else report)
     parse_pipeline(pipeline).run(module, context)
     sections, emitted = to_words(module.program)
     metadata = {

@@ -6,9 +6,9 @@
 | `squeezing` | `squeeze-out` |
 | `compaction` | `compact` |
 | `slicing` | `slice-bits` |
-| `grouping` | `group-rows` |
+| `joint`, `grouping`, `row_packing`, `row_improve`, `row_search`, `row_exact` | `group-rows` |
 | `replication` | `replicate` |
-| `placement` | `assign-cores` |
+| `placement`, `workload`, `traffic`, `routing`, `exchange` | `assign-cores` |
 
 `coding` holds what they share: ranges of stored integers and the planes of a sign scheme.
 """

@@ -17,6 +17,7 @@ import numpy as np
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Conversions inside kernels, where the width of an integer matters; to a type checker all of them make an `int`.
+I16 = cast("Callable[[Any], int]", np.int16)
 I32 = cast("Callable[[Any], int]", np.int32)
 I64 = cast("Callable[[Any], int]", np.int64)
 U8 = cast("Callable[[Any], int]", np.uint8)

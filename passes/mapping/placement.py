@@ -128,6 +128,13 @@ def _most_abreast(counts: np.ndarray, widths: np.ndarray, columns: int, beside: 
     return fit
 
 
+def abreast_of(counts: np.ndarray, widths: np.ndarray, columns: int, beside: bool) -> np.ndarray:
+    """How many crossbars of each tile share a physical one side by side, spread evenly, int64 [T]; 1 or more."""
+    slots = slots_needed(counts, widths, columns, beside)
+    abreast: np.ndarray = np.maximum(-(-counts // np.maximum(slots, 1)), 1)
+    return abreast
+
+
 class _Blocks:
     """The crossbars of each tile as blocks of `abreast` side by side (as even as can be), one block a slot."""
 
