@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ from smec.ir.dialects.xbar import MvmOp
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import array, block_shape, crossbar_layers, extent, hardware
 from smec.passes.mapping.placement import Placement, place, slots_needed
+from smec.passes.mapping.routing import Grid, arrange
 from smec.passes.mapping.tiling import crossbars_dense
+from smec.passes.mapping.traffic import core_traffic
+from smec.passes.mapping.workload import balance, conversions
 
 
 @register_pass
@@ -25,6 +28,9 @@ class AssignCores(Pass):
     of one tile have the same inputs and are put side by side on the same rows, so that a cycle reads all of them if
     they have the same row groups; those of different tiles, whichever their layers, are put on the diagonal (other
     rows, other columns).
+
+    Where crossbars share banks of converters, the slots of each core are given such that its banks have equal work. Of
+    each chip's cores those that exchange much are put close to one another. Both report objective, bound and gap.
     """
 
     name = "assign-cores"
@@ -33,6 +39,12 @@ class AssignCores(Pass):
 
     share: bool = field(default=True, metadata={"doc": "crossbars of different tiles share physical ones, diagonally"})
     beside: bool = field(default=True, metadata={"doc": "crossbars of a tile share physical ones, side by side"})
+    level: bool = field(default=True, metadata={"doc": "equalise the work of banks of converters"})
+    limit: float = field(
+        default=0.5,
+        metadata={"doc": "CP-SAT's deterministic time (about seconds) to level the banks of a core; 0: none"},
+    )
+    route: bool = field(default=True, metadata={"doc": "put cores that exchange much close to one another"})
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         target = hardware(context, self.name)
@@ -64,9 +76,67 @@ class AssignCores(Pass):
             share=self.share,
             beside=self.beside,
         )
+        placed, workload = self._level(layers, placed, context)
+        placed, network = self._route(module, layers, placed, context)
         changed = _write(layers, placed)
-        context.report[self.name] = self._report(layers, placed)
+        context.report[self.name] = {**self._report(layers, placed), "workload": workload, "network": network}
         return changed
+
+    def _level(self, layers: list[MvmOp], placed: Placement, context: PassContext) -> tuple[Placement, dict[str, Any]]:
+        """Slots such that banks of converters have equal work; figures in conversions of an image."""
+        adc = getattr(context.target, "adc", None)
+        if adc is None or not len(placed.core):
+            return placed, {}
+        key = np.stack([placed.core, placed.slot], axis=1)
+        places, first, physical = np.unique(key, axis=0, return_index=True, return_inverse=True)
+        physical = physical.reshape(-1)
+        work, tile = np.zeros(len(places), np.int64), np.zeros(len(physical), np.int64)
+        at = tiles = 0
+        for op in layers:
+            count = len(op.xbar_tile.array)
+            mine = slice(at, at + count * op.copies)
+            each = conversions(op, physical[mine], context.act_bits, context.target.dac_bits)
+            np.add.at(work, physical[mine], each)
+            copy = np.repeat(np.arange(op.copies), count)
+            tile[mine] = np.tile(op.xbar_tile.array, op.copies) + copy * len(op.rows.array) + tiles
+            at, tiles = mine.stop, tiles + op.copies * len(op.rows.array)
+        per_core = context.target.crossbars_per_core
+        found = balance(
+            places[:, 0], places[:, 1], work, tile[first], per_core, adc.crossbars,
+            self.limit if self.level else None,
+        )  # fmt: skip
+        figures = {
+            "objective": found.busiest,
+            "bound": found.bound,
+            "gap": _gap(found.busiest, found.bound),
+            "unlevelled": found.before,
+            "sum": found.total,
+            "sum_bound": found.total_bound,
+            "sum_unlevelled": found.total_before,
+            "exact": found.exact,
+            "exact_time": found.effort,
+        }
+        return replace(placed, slot=found.slot[physical].astype(np.int32)), figures
+
+    def _route(
+        self, module: ModuleOp, layers: list[MvmOp], placed: Placement, context: PassContext
+    ) -> tuple[Placement, dict[str, Any]]:
+        """Cores such that messages pass few routers; figures in bytes x routers of an image."""
+        router, chip = getattr(context.target, "router", None), getattr(context.target, "chip", None)
+        if router is None or chip is None or not self.route or placed.cores < 2:
+            return placed, {}
+        ends = np.cumsum([len(op.xbar_tile.array) * op.copies for op in layers])[:-1]
+        traffic = core_traffic(module.graph, np.split(placed.core, ends))
+        found = arrange(traffic, placed.cores, Grid(chip.cores, router.cores))
+        figures = {
+            "objective": found.cost,
+            "bound": found.bound,
+            "gap": _gap(found.cost, found.bound),
+            "in_layer_order": found.before,
+            "bytes": found.bytes,
+            "exchanges": found.exchanges,
+        }
+        return replace(placed, core=found.core[placed.core].astype(np.int32)), figures
 
     def _report(self, layers: list[MvmOp], placed: Placement) -> dict[str, Any]:
         """Counts of crossbars.
@@ -96,13 +166,18 @@ class AssignCores(Pass):
             "crossbars": placed.physical,
             "crossbars_unshared": at,
             "bound": placed.bound,
-            "gap": placed.physical / placed.bound - 1 if placed.bound else 0.0,
+            "gap": _gap(placed.physical, placed.bound),
             "cores": placed.cores,
             "utilisation": placed.used_cells / cells if cells else 0.0,
             "crossbars_dense_16": sum(layer["crossbars_dense_16"] for layer in report),
             "crossbars_dense_8": sum(layer["crossbars_dense_8"] for layer in report),
             "layers": report,
         }
+
+
+def _gap(value: int, bound: int) -> float:
+    """How far above the bound, as a fraction."""
+    return value / bound - 1 if bound else 0.0
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -11,11 +11,11 @@ import numpy as np
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
-from smec.ir.isa_sections import tile_reads
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware
-from smec.passes.mapping.placement import slots_needed
+from smec.passes.mapping.placement import abreast_of, slots_needed
 from smec.passes.mapping.replication import Layer, replicate
+from smec.passes.mapping.workload import reads_of_units
 
 
 @register_pass
@@ -24,7 +24,8 @@ class Replicate(Pass):
     """Give the slowest layers more copies of their crossbars, so that the slowest copy takes the fewest reads.
 
     Copies of a layer compute disjoint pixels, so results stay the same. The numbers of copies are optimal for the
-    budget if no two tiles share a physical crossbar; what `assign-cores` saves by sharing comes on top.
+    budget if no two tiles share a physical crossbar; what `assign-cores` saves by sharing comes on top. The bound is
+    for real numbers of copies that take whole pixels.
     """
 
     name = "replicate"
@@ -64,6 +65,7 @@ class Replicate(Pass):
             "cycles_once": max((layer.cycles for layer in layers), default=0),
             "cycles": result.cycles,
             "bound": result.bound,
+            "continuous_bound": result.continuous,
             "gap": result.cycles / result.bound - 1 if result.bound else 0.0,
             "layers": [_figures(op, layer) for op, layer in zip(ops, layers, strict=True)],
         }
@@ -73,13 +75,18 @@ class Replicate(Pass):
 def _layer(op: MvmOp, act_bits: int, dac_bits: int, columns: int) -> Layer:
     """What a layer's copies compute and take.
 
-    Crossbars of a tile that fit side by side count as one. Only the last two axes of the pixels are shared out.
+    Crossbars of a tile that fit side by side count as one and share their reads. Only the last two axes of the pixels
+    are shared out.
     """
-    count = np.bincount(array(op, "xbar_tile", "slice-bits"), minlength=op.rows.shape[0])
-    blocks = np.stack([np.cumsum(count) - count, count], axis=1)
+    tile = array(op, "xbar_tile", "slice-bits")
+    count = np.bincount(tile, minlength=op.rows.shape[0])
+    widths = extent(op.cols.array)
+    slots = slots_needed(count, widths, columns, beside=True)
+    place = np.arange(len(tile)) - (np.cumsum(count) - count)[tile]
+    unit = (np.cumsum(slots) - slots)[tile] + place // abreast_of(count, widths, columns, beside=True)[tile]
     groups = array(op, "row_group", "group-rows")
-    reads = tile_reads({"xbar_group": groups, "tile_xbars": blocks, "tile_shift": op.shifts.array}, act_bits, dac_bits)
-    cost = int(slots_needed(count, extent(op.cols.array), columns, beside=True).sum())
+    reads, _ = reads_of_units(groups, op.shifts.array[tile], unit, act_bits, dac_bits)
+    cost = int(slots.sum())
     *outer, rows, columns_of_pixels = (1, 1, *op.pixel_shape())
     return Layer(rows * columns_of_pixels, int(reads.max(initial=0)) * prod(outer), cost)
 

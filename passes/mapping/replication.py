@@ -7,8 +7,9 @@ with the first rows, whatever the number of copies (`shares`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 
@@ -34,13 +35,15 @@ class Layer:
 class Replication:
     """A solution.
 
-    copies: of each layer. cycles: reads of the busiest copy of any layer. bound: what no real numbers of copies (at
-    least one of each layer, at most one a pixel) go below. crossbars: of all copies.
+    copies: of each layer. cycles: reads of the busiest copy of any layer. crossbars: of all copies.
+    bound: what no real numbers of copies (at least one of each layer) go below where each pixel is one copy's;
+    continuous: where pixels may be cut up, too.
     """
 
     copies: list[int]
     cycles: int
-    bound: float
+    bound: int
+    continuous: float
     crossbars: int
 
 
@@ -55,11 +58,19 @@ def replicate(layers: Sequence[Layer], budget: int) -> Replication:
         budget: crossbars, at least those of one copy of each layer.
     """
     if not layers:
-        return Replication([], 0, 0.0, 0)
+        return Replication([], 0, 0, 0.0, 0)
 
     def cost(limit: int) -> int:
         return sum(layer.copies_for(limit) * layer.cost for layer in layers)
 
+    limit = _least_limit(layers, budget, cost)
+    copies = [layer.copies_for(limit) for layer in layers]
+    busiest = max(-(-layer.pixels // n) * layer.reads for layer, n in zip(layers, copies, strict=True))
+    return Replication(copies, busiest, lower_bound(layers, budget), continuous_bound(layers, budget), cost(limit))
+
+
+def _least_limit(layers: Sequence[Layer], budget: int, cost: Callable[[int], Fraction | int]) -> int:
+    """The least limit on the reads that the budget pays for; by bisection, as a higher limit never costs more."""
     low, high = max(layer.reads for layer in layers), max(layer.cycles for layer in layers)
     while low < high:
         middle = (low + high) // 2
@@ -67,12 +78,24 @@ def replicate(layers: Sequence[Layer], budget: int) -> Replication:
             high = middle
         else:
             low = middle + 1
-    copies = [layer.copies_for(high) for layer in layers]
-    busiest = max(-(-layer.pixels // n) * layer.reads for layer, n in zip(layers, copies, strict=True))
-    return Replication(copies, busiest, lower_bound(layers, budget), cost(high))
+    return high
 
 
-def lower_bound(layers: Sequence[Layer], budget: int) -> float:
+def lower_bound(layers: Sequence[Layer], budget: int) -> int:
+    """The least bottleneck if copies could be any real numbers, at least one of each layer, that take whole pixels.
+
+    A copy takes floor(limit / reads) pixels within a limit, so that pixels / floor(limit / reads) copies are needed.
+    With copies of few pixels that is well above the continuous bound: a pixel's reads belong together.
+    """
+
+    def cost(limit: int) -> Fraction:
+        needed = (Fraction(layer.pixels, limit // layer.reads) if layer.reads else Fraction(1) for layer in layers)
+        return sum((max(n, Fraction(1)) * layer.cost for n, layer in zip(needed, layers, strict=True)), Fraction(0))
+
+    return _least_limit(layers, budget, cost)
+
+
+def continuous_bound(layers: Sequence[Layer], budget: int) -> float:
     """The least bottleneck if copies could be any real numbers, from one to the number of pixels.
 
     Layers slower than the bottleneck T get cycles / T copies, the others one: with k slower layers,

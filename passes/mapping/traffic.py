@@ -1,0 +1,110 @@
+"""What the cores of a placed network send one another for an image, as `emit` will have it.
+
+A layer's home is the core of its first tile. Its input goes once to every other core that has a tile of it; these send
+back the sums of the channels that their tiles produce; the result stays at home. Digital operations run where their
+(first) operand is, host regions and the graph's inputs at core 0. Borders for padding are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smec.ir.core import Quantized, Value
+from smec.ir.dialects import quant
+from smec.ir.dialects.builtin import GraphOp, HostOp
+from smec.ir.dialects.xbar import MvmOp
+from smec.passes.mapping.replication import row_by_row, shares
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+#: The core beside the host.
+HOST_CORE = 0
+
+#: Operations whose result is another view of their operand.
+_VIEWS = (quant.Slice, quant.Transpose, quant.Reshape)
+
+
+def core_traffic(graph: GraphOp, cores: list[np.ndarray]) -> nx.Graph:
+    """Bytes of an image between each pair of cores: an undirected graph, weight `bytes`.
+
+    Cores are logical, numbered in the order of their tiles. The host and the graph's inputs are the vertex "host": it
+    will be core 0 whichever logical core is put there.
+
+    Args:
+        graph: sliced layers and digital operations.
+        cores: for each crossbar layer, in order, int [n X]: the core of every crossbar, copy after copy.
+    """
+    import networkx as nx
+
+    traffic = nx.Graph()
+    traffic.add_node("host")
+    for some in cores:
+        traffic.add_nodes_from(np.unique(some).tolist())
+    for source, target, size in _messages(graph, cores):
+        if source != target:
+            known = traffic.get_edge_data(source, target, {"bytes": 0})["bytes"]
+            traffic.add_edge(source, target, bytes=known + size)
+    return traffic
+
+
+def _messages(graph: GraphOp, cores: list[np.ndarray]) -> Iterator[tuple[int | str, int | str, int]]:
+    """(from, to, bytes) of every message."""
+    home: dict[Value, int | str] = dict.fromkeys(graph.block.args, "host")
+    root: dict[Value, Value] = {}  # the value whose buffer a view shows
+    sent: set[tuple[Value, int | str]] = set()
+    layers = iter(cores)
+
+    def read_on(value: Value, core: int | str) -> Iterator[tuple[int | str, int | str, int]]:
+        whole = root.get(value, value)
+        if home[whole] != core and (whole, core) not in sent:
+            sent.add((whole, core))
+            yield home[whole], core, _bytes(whole)
+
+    for op in graph.ops:
+        if isinstance(op, MvmOp):
+            own = next(layers)
+            here: int | str = int(own[0]) if len(own) else home[root.get(op.x, op.x)]
+            for core in dict.fromkeys(own.tolist()):
+                yield from read_on(op.x, core)
+            yield from _sums(op, own, here)
+        elif isinstance(op, HostOp):
+            here = "host"
+            for value in op.operands:
+                yield from read_on(value, here)
+        else:
+            first = root.get(op.operands[0], op.operands[0])
+            here = home[first]
+            if isinstance(op, _VIEWS):
+                root.update((result, first) for result in op.results)
+            for value in op.operands[1:]:
+                yield from read_on(value, here)
+        home.update((result, here) for result in op.results)
+    for value in graph.terminator.operands:
+        yield from read_on(value, home[root.get(value, value)])
+
+
+def _sums(op: MvmOp, cores: np.ndarray, home: int | str) -> Iterator[tuple[int | str, int | str, int]]:
+    """Sums that the cores of a layer send to its home."""
+    q = op.x.type.quantized
+    wide = quant.accumulator_bound(op.integers().reshape(op.weight.shape[0], -1), q) >= 2**31
+    cols = op.cols.array[op.xbar_tile.array]
+    boxes = shares(tuple(op.pixel_shape()), op.copies)
+    for copy, mine in enumerate(cores.reshape(op.copies, -1)):
+        for core in np.unique(mine).tolist():
+            if core != home:
+                used = cols[mine == core]
+                used = used[used >= 0]
+                shape, _ = row_by_row(boxes[copy])
+                channels = int(used.max() - used.min()) + 1
+                yield core, home, int(np.prod(shape, dtype=np.int64)) * channels * (8 if wide else 4)
+
+
+def _bytes(value: Value) -> int:
+    """Size of a value."""
+    element = value.type.element
+    item = (1 if element.bits <= 8 else 2) if isinstance(element, Quantized) else np.dtype(value.type.dtype).itemsize
+    return int(np.prod(value.type.shape, dtype=np.int64)) * item
