@@ -9,7 +9,7 @@ from typing import Any
 from smec.ir.dialects.builtin import GraphOp, ModuleOp
 from smec.ir.dialects.nn import Constant, NNOp
 from smec.passes.base import Pass, PassContext, register_pass
-from smec.passes.emission.accounting import host_macs
+from smec.passes.host_costs import macs_of
 from smec.passes.quantization import specs
 from smec.passes.quantization.candidates import find_candidates
 from smec.passes.quantization.carried import collect_carried
@@ -84,7 +84,7 @@ def _write(graph: GraphOp, units: list[Unit]) -> None:
 def _report(units: list[Unit], reasons: dict[NNOp, str]) -> dict[str, Any]:
     crossbar = sum(layer_macs(unit.ops[0]) for unit in units if unit.on_crossbars)
     on_host = [op for unit in units if not unit.on_device for op in unit.ops]
-    host = sum(host_macs(op) for op in on_host)
+    host = sum(map(macs_of, on_host))
     why: dict[str, Counter[str]] = {}
     for op in on_host:
         why.setdefault(op.op_type, Counter())[reasons.get(op, "")] += 1

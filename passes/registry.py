@@ -18,8 +18,25 @@ T = TypeVar("T")
 
 
 @cache
-def _offered(group: str) -> dict[str, EntryPoint]:
+def points_of(group: str) -> Mapping[str, EntryPoint]:
+    """What installed packages offer in a group of entry points, by name."""
     return {point.name: point for point in entry_points(group=group)}
+
+
+def load_point(kind: str, point: EntryPoint, location: SourceSpan | None = None) -> Any:
+    """What an entry point stands for.
+
+    Raises:
+        SmecError: the package cannot be imported; the message names it.
+    """
+    try:
+        return point.load()
+    except Exception as error:
+        # Whatever an installed package raises when it is imported, its name belongs into the message.
+        package = getattr(point, "dist", None)
+        where = f"{point.value} of package {package.name}" if package is not None else point.value
+        message = f"{kind} '{point.name}' cannot be loaded from {where}: {type(error).__name__}: {error}"
+        raise SmecError(message, location=location) from error
 
 
 class Registry(Generic[T]):
@@ -77,7 +94,7 @@ class Registry(Generic[T]):
 
     def offered(self) -> Mapping[str, EntryPoint]:
         """What installed packages offer, by name."""
-        return _offered(self.group)
+        return points_of(self.group)
 
     def names(self) -> list[str]:
         """All names, sorted; imports nothing."""
@@ -100,7 +117,7 @@ class Registry(Generic[T]):
             module, _, attribute = self.built_in[name].partition(":")
             found = getattr(importlib.import_module(module), attribute)
         elif name in self.offered():
-            found = self._load(self.offered()[name], location)
+            found = load_point(self.kind, self.offered()[name], location)
         else:
             raise self._unknown(name, location)
         if not (isinstance(found, type) and issubclass(found, self.base)):
@@ -108,16 +125,6 @@ class Registry(Generic[T]):
             raise SmecError(message, location=location, found=repr(found))
         self.known[name] = found
         return found
-
-    def _load(self, point: EntryPoint, location: SourceSpan | None) -> Any:
-        try:
-            return point.load()
-        except Exception as error:
-            # Whatever an installed package raises when it is imported, its name belongs into the message.
-            package = getattr(point, "dist", None)
-            where = f"{point.value} of package {package.name}" if package is not None else point.value
-            message = f"{self.kind} '{point.name}' cannot be loaded from {where}: {type(error).__name__}: {error}"
-            raise SmecError(message, location=location) from error
 
     def _unknown(self, name: str, location: SourceSpan | None) -> SmecError:
         close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)

@@ -67,12 +67,14 @@ class LayerInfo(TypedDict):
 class HostInfo(TypedDict):
     """A host region, section `host.<i>`.
 
-    batchable: one call may take many images along axis 0. macs: an image. ops: ONNX operators and their number.
+    batchable: one call may take many images along axis 0. macs, flops: multiply-accumulates, and all floating-point
+    operations, an image. ops: ONNX operators and their number.
     """
 
     name: str
     batchable: bool
     macs: int
+    flops: int
     ops: dict[str, int]
 
 

@@ -104,6 +104,9 @@ class TableValidator:
             self.fail(
                 "host sections do not match metadata.host", ", ".join(regions) or "none", ", ".join(hosts) or "none"
             )
+        for i, region in enumerate(self.metadata["host"]):
+            if not 0 <= region["flops"] < 1 << 63:
+                self.fail(f"metadata.host[{i}].flops", "0 to 2^63 - 1", str(region["flops"])[:40])
 
     def _check_shape(self, name: str, array: Array, sizes: dict[str, int]) -> None:
         spec = section_spec(name)

@@ -298,11 +298,15 @@ def passes_command(name: str | None, plugins: tuple[str, ...], json_path: str | 
 
 @main.command("targets")
 @click.argument("name", required=False)
+@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers targets.")
 @json_option
-def targets_command(name: str | None, json_path: str | None) -> None:
+def targets_command(name: str | None, plugins: tuple[str, ...], json_path: str | None) -> None:
     """List the hardware presets, or the numbers of one (a name or a TOML file)."""
     from smec.documents import targets_document
+    from smec.plugins import load_plugin
 
+    for plugin in plugins:
+        load_plugin(plugin)
     emit("targets", targets_document(name), json_path)
 
 

@@ -1,4 +1,4 @@
-"""Plug-in files: Python that registers passes, patterns, or whatever else has a registry."""
+"""Plug-in files: Python that registers passes, patterns, constraint sets, schemes, targets or host cost models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smec.ir.errors import SmecError
 
 
 def load_plugin(path: str | os.PathLike[str]) -> None:
-    """Run a Python file that registers passes (or patterns, constraint sets, schemes, targets).
+    """Run a Python file that registers passes, patterns, constraint sets, schemes, targets or host cost models.
 
     Every file is a module of its own, whatever its name; a file that was loaded runs anew.
 

@@ -86,7 +86,7 @@ def target_text(target: Target) -> str:
     """A target as an attribute: the preset's name, or all its numbers as JSON."""
     from smec import targets
 
-    if target.name in targets.names() and targets.load(target.name) == target:
+    if target.name in targets.presets() and targets.load(target.name) == target:
         return target.name
     return json.dumps(target.model_dump(), sort_keys=True)
 

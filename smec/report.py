@@ -206,10 +206,11 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
 def _show_host(out: Console, regions: Sequence[Mapping[str, Any]]) -> None:
     if not regions:
         return
-    table = _table("host regions", ["region", "operators", "MACs/image"], ["MACs/image"])
+    numbers = ["MACs/image", "FLOPs/image"]
+    table = _table("host regions", ["region", "operators", *numbers], numbers)
     for region in regions:
         operators = ", ".join(f"{n} {name}" for name, n in region["ops"].items())
-        table.add_row(_plain(region["name"]), operators, f"{region['macs']:,}")
+        table.add_row(_plain(region["name"]), operators, f"{region['macs']:,}", f"{region['flops']:,}")
     out.print(table)
 
 

@@ -362,7 +362,7 @@ class Brute:
         ports += [(agu, WRITE) for agu in pool[o["first_out"] : o["first_out"] + o["n_out"]]]
         moved = sum(len(agu_addresses(self.s["agus"][agu])) * self.item(agu) for agu, _ in ports)
         host, links = self.target["host"], self.target["links"]
-        compute = math.ceil(2 * self.program.metadata["host"][o["region"]]["macs"] * FS / host["gflop_per_s"])
+        compute = math.ceil(self.program.metadata["host"][o["region"]]["flops"] * FS / host["gflop_per_s"])
         transfer = math.ceil(moved * FS / (links["count"] * links["gb_per_s"]))
         job.sizes = [1]
         job.durations = job.latencies = [max(self.clock, round(host["launch_us"] * 1000 * FS) + max(compute, transfer))]

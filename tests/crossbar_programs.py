@@ -153,7 +153,10 @@ class Network:
         for i, tiles in enumerate(self.layer_tiles):
             layers.append({**LAYER, "name": f"layer{i}", "tile_first": first, "tiles": tiles})
             first += tiles
-        hosts = [{"name": f"region{i}", "batchable": b, "macs": 0, "ops": {}} for i, (_, b) in enumerate(self.hosts)]
+        hosts = [
+            {"name": f"region{i}", "batchable": b, "macs": 0, "flops": 0, "ops": {}}
+            for i, (_, b) in enumerate(self.hosts)
+        ]
         document = metadata(
             target=self.target,
             act_bits=self.act_bits,

@@ -184,7 +184,7 @@ def demo() -> Program:
             {**LAYER, "name": "conv", "kind": "conv", "tiles": 1, "crossbars": 2},
             {**LAYER, "name": "fc", "tile_first": 1, "tiles": 2, "crossbars": 2},
         ],
-        host=[{"name": "softmax", "batchable": True, "macs": 0, "ops": {"Softmax": 1}}],
+        host=[{"name": "softmax", "batchable": True, "macs": 0, "flops": 0, "ops": {"Softmax": 1}}],
         crossbars=4,
     )
 

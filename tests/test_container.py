@@ -295,6 +295,14 @@ TARGET_OF_DEMO = demo().metadata["target"]
         (lambda p: p.replace_section("tile_shift", p.sections["tile_shift"][1:]), "'tile_shift' has the wrong layout"),
         (lambda p: p.replace_section("host.0", np.zeros((1, 1), np.uint8)), "'host.0' has the wrong layout"),
         (lambda p: p.replace_section("host.1", np.zeros(1, np.uint8)), "host sections do not match metadata.host"),
+        (
+            lambda p: document(host=[{**p.metadata["host"][0], "flops": -1}])(p),
+            "metadata.host[0].flops (expected 0 to 2^63 - 1, found -1)",
+        ),
+        (
+            lambda p: document(host=[{**p.metadata["host"][0], "flops": 10**400}])(p),
+            "metadata.host[0].flops (expected 0 to 2^63 - 1, found 1000",
+        ),
         (lambda p: p.replace_section("sample.z", np.zeros(1)), "section 'sample.z' belongs to no input"),
         (lambda p: p.replace_section("sample.x", np.zeros((1, 16))), "section 'sample.x' does not fit its input"),
         (edit("buffers", (0, 0), 2), "buffer 0: unknown core (expected 0 to 1, found 2)"),
@@ -455,7 +463,7 @@ def test_malformed_instructions_are_refused(write: Callable[[Pieces], Any], mess
     p.streams = [[], []]
     write(p)
     p.sections["host.0"] = np.zeros(1, np.uint8)
-    program = p.program(host=[{"name": "h", "batchable": True, "macs": 0, "ops": {}}])
+    program = p.program(host=[{"name": "h", "batchable": True, "macs": 0, "flops": 0, "ops": {}}])
     with pytest.raises(SmecError) as caught:
         program.validate()
     assert message in str(caught.value)

@@ -16,8 +16,10 @@ from smec import cli
 from smec.ir.dialects.isa import isa_markdown
 from smec.ir.reference import ir_markdown
 from smec.passes.base import PASSES
+from smec.passes.host_costs import HOST_COSTS
 from smec.passes.patterns import PATTERNS
 from smec.schemes import SCHEMES
+from smec.targets.plugins import KNOWN
 
 PAGES = [shared.ROOT / "README.md", *sorted((shared.ROOT / "docs").glob("*.md"))]
 
@@ -44,9 +46,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         shutil.copy(shared.EXAMPLES / original, tmp_path / name)
     (tmp_path / "examples").symlink_to(shared.EXAMPLES)
     monkeypatch.chdir(tmp_path)
-    before = [(registry, dict(registry)) for registry in (PASSES, PATTERNS, SCHEMES)]
+    before = [(registry, dict(registry)) for registry in (PASSES, PATTERNS, SCHEMES, HOST_COSTS, KNOWN)]
     yield tmp_path
-    for registry, known in before:  # pages register passes, patterns and schemes of their own
+    for registry, known in before:  # pages register passes, patterns, ... of their own
         registry.clear()
         registry.update(known)  # type: ignore[arg-type]  # each is what it was
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
-from smec import targets
+import shared
+import smec
+from smec import cli, targets
 from smec.ir.errors import SmecError
+from smec.record import target_text
+from smec.targets import plugins
 from smec.targets.figures import read_ns
 from smec.targets.scaling import adc_curve
 
@@ -167,3 +175,71 @@ def test_every_number_of_a_preset_says_where_it_is_from() -> None:
             elif re.match(r"\w+ *= *[-\d.]", text):
                 assert table or above or comment, f"{name}.toml: {line}"
             above = bool(comment) and not text
+
+
+# -- targets of plug-ins -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _plugins() -> Iterator[None]:
+    """Leave no targets behind."""
+    yield
+    plugins.KNOWN.clear()
+
+
+@pytest.mark.usefixtures("_plugins")
+def test_plugins_name_targets(tmp_path: Path) -> None:
+    """By numbers and by file, listed and used on the command line; others inherit from them."""
+    (tmp_path / "two.toml").write_text('inherits = "one"\nname = "two"\nrows = 64\n')
+    path = tmp_path / "plugin.py"
+    path.write_text(
+        "from pathlib import Path\nfrom smec.targets.plugins import register_target\n"
+        "register_target('one', {'inherits': 'sme', 'name': 'one', 'adc_bits': 6})\n"
+        "register_target('two', Path(__file__).with_name('two.toml'))\n"
+    )
+    run = CliRunner().invoke
+    result = run(cli.main, ["targets", "--plugin", str(path), "--json", "-"])
+    assert result.exit_code == 0, result.output
+    listed = {target["name"]: target for target in json.loads(result.output)["targets"]}
+    assert [*targets.presets(), "one", "two"] == list(listed)
+    assert (listed["two"]["rows"], listed["two"]["adc_bits"], listed["two"]["cell_bits"]) == (64, 6, 1)
+    program = smec.compile(shared.EXAMPLES / "digits_resnet.onnx", target="two", plugins=[path])
+    assert program.metadata["target"]["rows"] == 64
+
+
+@pytest.mark.usefixtures("_plugins")
+def test_modules_hold_the_numbers_of_plugin_targets() -> None:
+    """So that a compilation goes on without the plug-in."""
+    plugins.register_target("one", {"inherits": "sme", "name": "one", "adc_bits": 6})
+    text = target_text(targets.load("one"))
+    plugins.KNOWN.clear()
+    assert json.loads(text)["adc_bits"] == 6
+    assert target_text(targets.load("sme")) == "sme"
+
+
+@pytest.mark.usefixtures("_plugins")
+def test_plugin_targets_that_are_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SmecError, match=r"not a target's name .expected letters.*found 'a b'"):
+        plugins.register_target("a b", {})
+    with pytest.raises(SmecError, match="target name 'sme' is taken"):
+        plugins.register_target("sme", {})
+    plugins.register_target("one", {"inherits": "one"})
+    plugins.register_target("one", {"inherits": "one"})  # a file that is loaded again
+    with pytest.raises(SmecError, match="target name 'one' is taken"):
+        plugins.register_target("one", {"inherits": "sme"})
+    with pytest.raises(SmecError, match="targets inherit from one another in a circle"):
+        targets.load("one")
+    plugins.register_target("two", {"inherits": "sme", "row": 3})
+    with pytest.raises(SmecError, match="target 'two': unknown key 'row'"):
+        targets.load("two")
+    plugins.register_target("three", tmp_path / "none.toml")
+    with pytest.raises(SmecError, match=r"none.toml: cannot read the target"):
+        targets.load("three")
+    for load, message in (
+        (lambda: 3, "what is registered as target 'four' is none .expected a mapping.*found 3"),
+        (lambda: 1 // 0, "target 'four' cannot be loaded from a:b of package c: ZeroDivisionError"),
+    ):
+        point = SimpleNamespace(name="four", value="a:b", load=load, dist=SimpleNamespace(name="c"))
+        monkeypatch.setattr(plugins, "points_of", lambda _, point=point: {"four": point})
+        with pytest.raises(SmecError, match=message):
+            targets.load("four")

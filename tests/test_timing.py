@@ -126,7 +126,7 @@ def host_program() -> Program:
     """The hand-written program with a pool, a message and a host region, on the small machine."""
     program = demo()
     program.metadata["target"] = machine(**TARGET)
-    program.metadata["host"][0]["macs"] = 500
+    program.metadata["host"][0]["flops"] = 1000
     return program
 
 

@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Operation
 from smec.ir.dialects.builtin import HostOp
 from smec.ir.dialects.xbar import MvmConv, MvmOp
-
-#: Operators whose multiply-accumulates are counted in host regions: all that ONNX has with a reduction of products.
-_CONVOLUTIONS = {"Conv", "ConvInteger", "QLinearConv"}
-_PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"}
-#: Recurrent operators: W is [directions, gates x hidden, inputs], R [directions, gates x hidden, hidden].
-_RECURRENT = {"RNN", "GRU", "LSTM"}
+from smec.passes.host_costs import flops_of, macs_of
 
 
 def layer_info(op: MvmOp, tile_first: int) -> dict[str, Any]:
@@ -68,25 +62,7 @@ def host_info(op: HostOp) -> dict[str, Any]:
     return {
         "name": op.label,
         "batchable": op.batchable,
-        "macs": sum(host_macs(o) for o in inner),
+        "macs": sum(map(macs_of, inner)),
+        "flops": sum(map(flops_of, inner)),
         "ops": dict(sorted(ops.items())),
     }
-
-
-def host_macs(op: Operation) -> int:
-    """Multiply-accumulates an image of a host operator; 0 where its shapes are not static."""
-    kind = op.name.removeprefix("nn.")
-    if not op.results or not op.results[0].type.is_static:
-        return 0
-    out = op.results[0].type
-    if kind in _CONVOLUTIONS and op.operands[1].type.is_static:
-        return out.size * int(np.prod(op.operands[1].type.shape[1:], dtype=np.int64))
-    if kind == "ConvTranspose" and op.operands[0].type.is_static:
-        return op.operands[0].type.size * int(np.prod(op.operands[1].type.shape[1:], dtype=np.int64))
-    if kind in _PRODUCTS and op.operands[0].type.is_static:
-        transposed = kind == "Gemm" and bool(op.attributes.get("transA", 0))
-        return out.size * op.operands[0].type.shape[0 if transposed else -1]
-    if kind in _RECURRENT and all(v.type.is_static for v in op.operands[:3]):
-        x, w, r = (v.type for v in op.operands[:3])
-        return x.shape[0] * x.shape[1] * (w.size + r.size)
-    return 0

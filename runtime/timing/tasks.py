@@ -319,7 +319,7 @@ class _Builder:
         info = self.program.metadata["host"][operands["region"]]
         task = self._task("host", core, at, np.ones(1, np.int64))
         task.label = info["name"]
-        compute = m.bytes_time(2 * info["macs"], m.host_rate)
+        compute = m.bytes_time(info["flops"], m.host_rate)
         time = max(m.host_launch + max(compute, m.bytes_time(moved, m.link_rate)), m.clock)
         task.durations = task.latencies = [time]
         task.fetched = moved

@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -90,17 +91,24 @@ class Target(BaseModel):
         return figures(self)
 
 
-def names() -> list[str]:
-    """The presets, sorted."""
+def presets() -> list[str]:
+    """The targets that come with smec, sorted."""
     folder = resources.files(__name__)
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
+def names() -> list[str]:
+    """All targets that have a name: the presets, then those of plug-ins (`smec.targets.plugins`), sorted."""
+    from smec.targets.plugins import plugin_names
+
+    return [*presets(), *sorted(plugin_names() - set(presets()))]
+
+
 def load(target: str | os.PathLike[str] | Target) -> Target:
-    """A target by preset name or TOML file (a `Target` is returned as it is).
+    """A target by name or TOML file (a `Target` is returned as it is).
 
     Raises:
-        SmecError: no such preset or file, bad TOML, an unknown key, or a value that is missing or out of range.
+        SmecError: no such name or file, bad TOML, an unknown key, or a value that is missing or out of range.
     """
     if isinstance(target, Target):
         return target
@@ -122,6 +130,15 @@ def _values(target: str, base: Path, depth: int) -> tuple[str, dict[str, Any]]:
     """(where it was found, the numbers with what they inherit)."""
     if depth > _DEPTH:
         raise SmecError("targets inherit from one another in a circle", location=target)
+    if target not in presets():
+        from smec.targets.plugins import plugin_names, source_of
+
+        if target in plugin_names():
+            source = source_of(target)
+            if isinstance(source, Mapping):
+                where = f"target '{target}'"
+                return where, _inherited(dict(source), where, Path(), depth)
+            target, base = os.fspath(source), Path()
     where, text, folder = _read(target, base)
     try:
         values = tomllib.loads(text)
@@ -152,7 +169,7 @@ def _merged(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
 
 def _read(target: str, base: Path) -> tuple[str, str, Path]:
     """(location, text, folder that relative names start from)."""
-    if target in names():
+    if target in presets():
         return f"target '{target}'", (resources.files(__name__) / f"{target}.toml").read_text("utf-8"), Path()
     path = base / target
     if not (target.endswith(".toml") or path.is_file()):
