@@ -1,6 +1,7 @@
 # make demo   create a virtual environment, install, compile the digits network, run it on real images, print the result
 # make test   the same, with the test extra, then run the tests
 # make lint   formatter and linter
+# make docs   the pages in docs/ as HTML, in $(BUILD)/docs; a warning is an error
 # make clean  remove what the others made
 #
 # PYTHON picks the interpreter (3.11 or newer), VENV and BUILD the folders, PYTEST_ARGS adds options to pytest.
@@ -18,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 INSTALL_INPUTS := pyproject.toml constraints.txt
 PROGRAM := $(BUILD)/digits.smebin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed
 	@mkdir -p $(BUILD)
@@ -32,6 +33,9 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs $(BUILD)/docs
 
 clean:
 	rm -rf $(VENV) $(BUILD) smec.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +81,8 @@ def test_digits_program(tmp_path: Path) -> None:
 @shared.needs(shared.RESNET20, shared.MOBILENET_V2)
 def test_real_programs(model: Path, tmp_path: Path) -> None:
     program = smec.compile(model)
-    start = time.perf_counter()
     save_assembly(program, tmp_path / "p.smeasm")
     again = load_assembly(tmp_path / "p.smeasm")
-    assert time.perf_counter() - start < 20
     assert again.to_bytes() == program.to_bytes()
 
 
