@@ -104,6 +104,18 @@ SECTIONS: tuple[SectionSpec, ...] = (
     ),
     SectionSpec("tile_shift", "uint8", ("tiles", "R"), "row shift k_r"),
     SectionSpec("tile_offset", "int64", ("tiles",), "2^(N-1) for offset coding, else 0"),
+    SectionSpec(
+        "tile_sign",
+        "int64",
+        ("tiles", 2),
+        "first of its sign blocks in sign_blocks, and the rows g of one, R / g blocks a tile; g = 0: none",
+    ),
+    SectionSpec(
+        "sign_blocks",
+        "uint8",
+        ("sign_blocks", "sign_bytes"),
+        "bit n: 1 where what column n reads of the block's rows counts as negative; little bit order",
+    ),
     SectionSpec("tile_xbars", "int64", ("tiles", 2), "first crossbar and their count"),
     SectionSpec(
         "xbar_place",
@@ -191,6 +203,11 @@ class Hardware:
         """Bytes of one row of packed cells."""
         return (self.columns * self.cell_bits + 7) // 8
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes in the shapes of sections that follow from the target, by name."""
+        return {"R": self.rows, "C": self.columns, "row_bytes": self.row_bytes, "sign_bytes": (self.columns + 7) // 8}
+
 
 def agu_row(buffer: int, offset: int, dims: Sequence[tuple[int, int]]) -> list[int]:
     """One row of `agus`: (count, stride) pairs, outermost first; missing outer dimensions become (1, 0).
@@ -268,6 +285,25 @@ def tile_of_crossbar(tile_xbars: npt.NDArray[np.int64], crossbars: int) -> IntAr
     return tile
 
 
+def row_signs(
+    sections: Mapping[str, npt.NDArray[Any]], tile: int, rows: IntArray, columns: IntArray
+) -> npt.NDArray[np.int64] | None:
+    """What the splice multiplies the reads of each row and column of a tile by.
+
+    Args:
+        rows, columns: int64, positions in the tile.
+
+    Returns:
+        int64 [rows, columns] of 1 and -1, the same in all rows of a sign block; None for a tile without sign blocks.
+    """
+    first, height = sections["tile_sign"][tile].tolist()
+    if not height:
+        return None
+    packed = sections["sign_blocks"][first + rows // height]
+    negative = (packed[:, columns >> 3] >> (columns & 7)) & 1
+    return 1 - 2 * negative.astype(np.int64)
+
+
 class Sizes:
     """Sizes that an instruction's operands stand for, as arrays over the tables that the operands index.
 
@@ -299,7 +335,7 @@ class Sizes:
 
 def empty_sections(hardware: Hardware) -> dict[str, npt.NDArray[Any]]:
     """Every fixed section with no entries: the start of a program that is built piece by piece."""
-    known: dict[str, int] = {"R": hardware.rows, "C": hardware.columns, "row_bytes": hardware.row_bytes}
+    known = hardware.sizes
     return {
         spec.name: np.zeros(tuple(n if isinstance(n, int) else known.get(n, 0) for n in spec.shape), spec.dtype)
         for spec in SECTIONS

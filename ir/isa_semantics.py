@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from smec.ir.isa_sections import row_signs
+
 if TYPE_CHECKING:
     from smec.ir.isa_machine import Machine
 
@@ -47,11 +49,13 @@ def read_crossbar(m: Machine, tile: int, xbar: int, q: Array, rows: Array, cols:
     """One crossbar's reads, spliced over row groups and input digits: int64 [B, pixels, len(cols)].
 
     q: int64 [B, pixels, len(rows)]. Each read of a row group drives one input digit of its rows; the ADC returns
-    min(current, 2^adc_bits - 1). Reads that exceed that are counted in `m.saturated[tile]`.
+    min(current, 2^adc_bits - 1). Reads that exceed that are counted in `m.saturated[tile]`. In a tile with sign blocks
+    a read counts with the sign of (block of its rows, column).
     """
     s, hw = m.sections, m.hardware
     _, _, row0, col0 = s["xbar_place"][xbar]
     cells = m.physical_cells(s["xbar_phys"][xbar])[row0 + rows][:, col0 + cols].astype(np.float64)
+    signs = row_signs(s, tile, rows, cols)
     group = s["xbar_group"][xbar, rows]
     shift = s["tile_shift"][tile, rows].astype(np.int64)
     top = 2**hw.adc_bits - 1
@@ -65,7 +69,8 @@ def read_crossbar(m: Machine, tile: int, xbar: int, q: Array, rows: Array, cols:
             # float64 products of small integers are exact, and BLAS makes them quick
             current = (digits.astype(np.float64) @ cells[driven]).astype(np.int64)
             m.saturated[tile] += np.count_nonzero(current > top)
-            spliced += np.minimum(current, top) << (low + digit * hw.dac_bits)
+            read = np.minimum(current, top) << (low + digit * hw.dac_bits)
+            spliced += read if signs is None else read * signs[driven[0]]  # a group is of one sign block
     return spliced
 
 

@@ -250,8 +250,8 @@ def _build() -> tuple[Instruction, ...]:
     op(
         "mvm",
         [_out("acc", "rw"), _in("act"), Operand("tile", "tile", "the tile to multiply by")],
-        "For each pixel p: acc[dst_p + tile_cols[n]] += sum_r (q[src_p + tile_rows[r]] << shift_r) * code[r, n]"
-        " - tile_offset * sum_r q[src_p + tile_rows[r]].",
+        "For each pixel p: acc[dst_p + tile_cols[n]] += sum_r (q[src_p + tile_rows[r]] << shift_r) * sign[r, n]"
+        " * code[r, n] - tile_offset * sum_r q[src_p + tile_rows[r]].",
         _reads,
         unit="read",
         same=("src",),

@@ -12,7 +12,7 @@ from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import planes
-from smec.passes.mapping.layers import crossbar_layers, hardware, offset_of, tiles_of
+from smec.passes.mapping.layers import crossbar_layers, hardware, offset_of, sign_block, tiles_of
 
 
 @register_pass
@@ -23,7 +23,7 @@ class Compact(Pass):
     Used rows and columns come first in every tile, rows ordered by their shift. With `gather`, the rows of a column
     block are dealt out anew over its tiles where that makes crossbars empty or saves input cycles: rows without a
     weight are left out, rows of equal shift and of equal highest bit share a tile. Only the address list of a tile
-    changes with that, not the layer's result.
+    changes with that, not the layer's result. Rows of a sign block (`polarized`) stay together, at their places in it.
     """
 
     name = "compact"
@@ -51,7 +51,10 @@ class Compact(Pass):
         before, width = tiles_of(op), op.bits - op.squeeze
         table = planes(op.sign, width, op.cell_bits)
         costs = Costs(table, context.act_bits, hardware(context, self.name).dac_bits, int(op.sign == "offset"))
-        after = compact(before, sign=op.sign, offset=offset_of(op), width=width, costs=costs, gather=self.gather)
+        after = compact(
+            before, sign=op.sign, offset=offset_of(op), width=width, costs=costs, gather=self.gather,
+            block=sign_block(op) or 1,
+        )  # fmt: skip
         changed = False
         for key in ("rows", "cols", "codes", "shifts"):
             old, new = getattr(before, key), getattr(after, key)

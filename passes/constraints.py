@@ -38,14 +38,11 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from smec.ir.errors import SmecError
-from smec.passes.mapping.coding import code_range, largest_bits, weight_range
+from smec.passes.mapping.coding import SIGNS, code_range, largest_bits, weight_range
 from smec.passes.registry import Registry
 
 #: Name of the entry-point group by which other packages offer constraint sets.
 ENTRY_POINT_GROUP = "smec.constraints"
-
-#: Sign schemes. "polarized" has the integers of "differential"; the rule on signs is the set `polarized`.
-SIGNS = ("differential", "offset", "polarized", "twos-complement")
 
 #: Values beyond count as this: far from any 16-bit integer, near enough for float32 to tell which one is nearer.
 _REACH = float(1 << 20)
@@ -67,7 +64,7 @@ class Geometry:
 
     Attributes:
         bits: N.
-        sign: one of `SIGNS`.
+        sign: one of `SIGNS`. "polarized" has the integers of "differential"; the rule on signs is the set `polarized`.
         rows, columns: R and C of a tile.
         cell_bits: c.
         dense: the layer has no groups. (With offset coding, packed blocks cannot use row shifts below the depth.)
@@ -86,17 +83,12 @@ class Geometry:
     def __post_init__(self) -> None:
         if self.sign not in SIGNS:
             raise SmecError("unknown sign scheme", expected=" | ".join(SIGNS), found=repr(self.sign))
-        most = largest_bits(self.coding)
+        most = largest_bits(self.sign)
         if not 1 <= self.bits <= most:
             raise SmecError(f"bits of {self.sign} weights", expected=f"1 to {most}", found=self.bits)
         if min(self.rows, self.columns, self.cell_bits) < 1:
             found = (self.rows, self.columns, self.cell_bits)
             raise SmecError("crossbar without cells", expected="rows, columns and cell bits of at least 1", found=found)
-
-    @property
-    def coding(self) -> str:
-        """The sign scheme that says which integers there are."""
-        return "differential" if self.sign == "polarized" else self.sign
 
     @property
     def offset(self) -> int:
@@ -106,11 +98,11 @@ class Geometry:
     @property
     def weight_range(self) -> tuple[int, int]:
         """Least and largest integer of N bits."""
-        return weight_range(self.coding, self.bits)
+        return weight_range(self.sign, self.bits)
 
     def code_range(self, depth: int) -> tuple[int, int]:
         """Least and largest stored integer of N - x bits."""
-        return code_range(self.coding, self.bits - depth)
+        return code_range(self.sign, self.bits - depth)
 
 
 class Box(NamedTuple):
@@ -263,14 +255,17 @@ def intersect(*sets: ConstraintSet) -> ConstraintSet:
     return intersection_of(sets)
 
 
-def layer_constraint(geometry: Geometry, pattern: str = "uniform", depth: int = 0, extra: str = "") -> ConstraintSet:
+def layer_constraint(
+    geometry: Geometry, pattern: str = "uniform", depth: int = 0, extra: str = "", sign_rows: int = 8
+) -> ConstraintSet:
     """What a quantizer projects a layer onto: a pattern AND what x bit positions fewer can represent AND more.
 
     Args:
-        geometry: of the layer on the target; the sign scheme "polarized" adds the set `polarized` unless `extra` does.
+        geometry: of the layer on the target; the sign scheme "polarized" adds the set `polarized:<sign_rows>`.
         pattern: name and options, see `smec.passes.patterns`.
         depth: x.
         extra: further sets, parted by "+", as in `zero-blocks:50+polarized:8`.
+        sign_rows: g, rows that share a sign in each column with the sign scheme "polarized".
 
     Raises:
         SmecError: an unknown pattern or set; wrong options; no integer but 0 is in all of the sets.
@@ -279,8 +274,11 @@ def layer_constraint(geometry: Geometry, pattern: str = "uniform", depth: int = 
 
     sets: list[ConstraintSet] = [PatternSet(geometry, pattern), Representable(geometry, depth)]
     sets += [parse_constraint(text, geometry) for text in filter(None, extra.split("+"))]
-    if geometry.sign == "polarized" and not any(s.name == "polarized" for s in sets):
-        sets.append(constraint_class("polarized")(geometry))
+    if geometry.sign == "polarized":
+        if any(s.name == "polarized" for s in sets):
+            hint = "give their rows as sign_rows"
+            raise SmecError("sign blocks are part of the sign scheme 'polarized'", found=extra, hint=hint)
+        sets.append(parse_constraint(f"polarized:{sign_rows}", geometry))
     whole = intersect(*sets)
     rows = whole if isinstance(whole, RowSet) else getattr(whole, "rows", None)
     if isinstance(rows, RowSet) and not any(level.any() for level in rows.levels()):

@@ -12,7 +12,7 @@ from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
-from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware
+from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware, sign_block
 
 
 @register_pass
@@ -23,7 +23,8 @@ class GroupRows(Pass):
     By default every group is lossless for the target's ADC, drives at most its concurrent rows, and rows without a one
     are not driven; few and cheap groups are sought, and a lower bound and the gap to it are reported. Crossbars of a
     tile that fit side by side in one physical crossbar get common groups, so that a read serves all of them. With
-    `rows` all used rows of a tile are driven, in consecutive groups of so many, whatever the ADC.
+    `rows` all used rows of a tile are driven, in consecutive groups of so many, whatever the ADC. A group is never of
+    more than one sign block (`polarized`).
     """
 
     name = "group-rows"
@@ -69,16 +70,16 @@ class GroupRows(Pass):
         return changed
 
     def _group(self, op: MvmOp, reader: Any, effort: Any, spent: Any) -> tuple[dict[str, Any], bool]:
+        from smec.passes.mapping.grouping import consecutive
         from smec.passes.mapping.joint import group_layer
 
         cells, tile = array(op, "cells", "slice-bits"), array(op, "xbar_tile", "slice-bits")
         fixed = None
         if self.rows is not None:
-            used = op.rows.array >= 0
-            fixed = np.where(used, (np.cumsum(used, axis=1) - 1) // self.rows, -1)
+            fixed = consecutive(op.rows.array >= 0, self.rows, sign_block(op))
         grouped = group_layer(
             cells, tile, op.shifts.array, extent(op.cols.array), op.geometry[1], op.cell_bits, reader,
-            effort=effort, beside=self.beside, fixed=fixed,
+            effort=effort, beside=self.beside, fixed=fixed, block=sign_block(op),
         )  # fmt: skip
         lossy = int(grouped.overflow.sum())
         if lossy and fixed is None:

@@ -34,7 +34,7 @@ from smec.passes.registry import Registry
 ENTRY_POINT_GROUP = "smec.patterns"
 
 #: Sign schemes and what each can store in N bits; "unsigned" is for values that have no sign at all.
-SIGNS = ("differential", "offset", "twos-complement", "unsigned")
+SIGNS = ("differential", "offset", "polarized", "twos-complement", "unsigned")
 
 #: Integer weights are held as int16.
 INT16_MAX = 2**15 - 1
@@ -49,7 +49,7 @@ class Pattern:
     Attributes:
         bits: N, 1 to 16.
         sign: which integers carry those magnitudes m:
-            "differential": +m and -m, for every m of the N-bit set;
+            "differential" and "polarized": +m and -m, for every m of the N-bit set;
             "offset" and "twos-complement": the N-bit set is cut to what -2^(N-1) .. 2^(N-1) - 1 holds, that is +m for
             m <= 2^(N-1) - 1 and -m for m <= 2^(N-1). The pattern constrains the magnitude, not the stored bits;
             "unsigned": +m alone.
@@ -152,7 +152,7 @@ def _halves(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
     if pattern.sign != "unsigned" and (positive[-1] > INT16_MAX or negative[-1] > INT16_MAX + 1):
         raise SmecError(
             f"{pattern.bits}-bit {pattern.sign} weights do not fit 16-bit integers",
-            expected="at most 15 bits (differential) or 16 bits (offset, twos-complement)",
+            expected="at most 15 bits (differential, polarized) or 16 bits (offset, twos-complement)",
         )
     return positive, negative
 

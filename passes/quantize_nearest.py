@@ -21,6 +21,9 @@ from smec.passes.quantization.scales import fit_scales, full_scales
 class QuantizeNearest(Pass):
     """Give every layer integer weights: the nearest points of the pattern, at the scale that clips no weight.
 
+    The sign scheme `polarized` asks that weights share a sign within blocks of rows, which rounding does not see to: it
+    is for integers that the model carries, else for `quantize-admm` and `quantize-greedy`.
+
     With the pattern `external`, layers keep the integers that the model carries; layers for which it carries none are
     rounded to uniform ones, and the report names them.
 
@@ -44,8 +47,11 @@ class QuantizeNearest(Pass):
     scale: Literal["tensor", "column"] = field(
         default="column", metadata={"doc": "one scale a layer, or one an output"}
     )
-    sign: Literal["differential", "offset", "twos-complement"] = field(
+    sign: Literal["differential", "offset", "polarized", "twos-complement"] = field(
         default="differential", metadata={"doc": "how crossbars hold signs"}
+    )
+    sign_rows: int = field(
+        default=8, metadata={"doc": "g: rows of a tile that share a sign in each column, with sign=polarized"}
     )
     window: int = field(default=3, metadata={"doc": "S of the window pattern"})
     terms: int = field(default=2, metadata={"doc": "n of the apot pattern"})
@@ -65,7 +71,7 @@ class QuantizeNearest(Pass):
 
     def _quantize(self, op: WeightedOp, pattern: Pattern) -> dict[str, float]:
         if op.weight is not None and pattern.name == External.name:
-            return _keep(op, pattern)
+            return _keep(op, pattern, self.sign_rows)
         weight = op.float_weight.array
         if not np.isfinite(weight).all():
             raise op.error("weights hold NaN or infinities", expected="finite weights")
@@ -74,13 +80,13 @@ class QuantizeNearest(Pass):
         if self.fit:
             scales = fit_scales(flat, pattern, scales)
         integers = pattern.project(flat, scales[:, None])
-        set_integers(op, integers.reshape(weight.shape), scales, pattern)
+        set_integers(op, integers.reshape(weight.shape), scales, pattern, self.sign_rows)
         error = float(np.square(flat - scales[:, None] * integers, dtype=np.float64).sum())
         power = float(np.square(flat, dtype=np.float64).sum())
         return {"weight_error": error / power if power else 0.0, "weights_zero": zero_share(integers)}
 
 
-def _keep(op: WeightedOp, pattern: Pattern) -> dict[str, float]:
+def _keep(op: WeightedOp, pattern: Pattern, sign_rows: int) -> dict[str, float]:
     """Case `external`."""
     integers, scales = op.weight.array, op.weight_scale.array
     low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
@@ -92,11 +98,13 @@ def _keep(op: WeightedOp, pattern: Pattern) -> dict[str, float]:
             found=f"{low} to {high}",
             hint="give more bits",
         )
-    set_integers(op, integers, scales, pattern)
+    set_integers(op, integers, scales, pattern, sign_rows)
     return {"weight_error": 0.0, "weights_zero": zero_share(integers)}
 
 
-def set_integers(op: WeightedOp, integers: np.ndarray, scales: np.ndarray, pattern: Pattern) -> None:
+def set_integers(
+    op: WeightedOp, integers: np.ndarray, scales: np.ndarray, pattern: Pattern, sign_rows: int = 8
+) -> None:
     """Write integer weights into a layer, in place of the float ones.
 
     Args:
@@ -104,6 +112,7 @@ def set_integers(op: WeightedOp, integers: np.ndarray, scales: np.ndarray, patte
         integers: of the float weight's shape.
         scales: f32 [M] or [1].
         pattern: what the integers belong to.
+        sign_rows: g, rows that share a sign, where its sign scheme is `polarized`.
 
     Raises:
         SmecError: the integers do not fit int16.
@@ -119,6 +128,8 @@ def set_integers(op: WeightedOp, integers: np.ndarray, scales: np.ndarray, patte
         "pattern": pattern.text(),
         "sign": pattern.sign,
     }
+    if pattern.sign == "polarized":
+        op.attributes["sign_rows"] = sign_rows
 
 
 def zero_share(integers: np.ndarray) -> float:

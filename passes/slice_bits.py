@@ -13,6 +13,7 @@ from smec.ir.dialects.xbar import MvmOp
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import code_range, planes
 from smec.passes.mapping.layers import crossbar_layers, offset_of, tiles_of
+from smec.passes.mapping.polarity import block_signs
 
 
 @register_pass
@@ -21,8 +22,9 @@ class SliceBits(Pass):
     """Cut the codes of every tile into planes of cells; crossbars without a one are not made.
 
     Planes of N' = N - x bits and c-bit cells: differential ceil(N'/c), each a positive and a negative crossbar; offset
-    ceil(N'/c); two's complement ceil((N'-1)/c) and one for the sign bit, spliced with -2^(N'-1). A tile of an offset
-    layer keeps one crossbar even if it is empty, since its correction belongs to its read.
+    ceil(N'/c); two's complement ceil((N'-1)/c) and one for the sign bit, spliced with -2^(N'-1); polarized ceil(N'/c)
+    of the magnitudes, and the signs of each block of rows. A tile of an offset layer keeps one crossbar even if it is
+    empty, since its correction belongs to its read.
     """
 
     name = "slice-bits"
@@ -57,6 +59,9 @@ class SliceBits(Pass):
                 hint="run squeeze-out first: the layer asks for squeeze depth " + str(op.squeeze),
             )
         table = planes(op.sign, width, op.cell_bits)
+        if op.sign == "polarized":
+            op.attributes["block_signs"] = Handle(block_signs(op, tiles_of(op)))
+            codes = np.abs(codes)
         masks, _ = row_masks(tiles_of(op), op.sign, offset_of(op), width)
         keep = np.full(len(codes), op.sign == "offset") & (op.rows.array >= 0).any(axis=1)
         sliced = slice_bits(

@@ -12,6 +12,7 @@ from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import SIGNS, largest_bits, weight_range
 from smec.passes.mapping.layers import Hardware, block_shape, hardware
+from smec.passes.mapping.polarity import block_signs, check_sign_rows
 from smec.passes.mapping.tiling import Tiles, conv_blocks, dense_tiles, grouped_tiles, widened
 
 
@@ -25,6 +26,9 @@ class Tile(Pass):
 
     With `columns` = C / N the N planes of a tile fit side by side into one crossbar, as in mappings that keep all bits
     of a weight in adjacent columns (ISAAC); with the columns of an operation unit, every unit skips its own empty rows.
+
+    The weights of layers with the sign scheme `polarized` must share a sign in each column of a block of g rows of a
+    tile; packed blocks of grouped convolutions then begin at multiples of g rows.
     """
 
     name = "tile"
@@ -50,8 +54,10 @@ class Tile(Pass):
         return bool(layers)
 
     def _tiled(self, op: Conv | Gemm, target: Hardware) -> MvmOp:
-        _check_integers(op)
+        _check_integers(op, target.rows)
         tiles = widened(_cut(op, target.rows, self.columns or target.columns), target.columns)
+        if op.sign == "polarized":
+            block_signs(op, tiles)  # raises where there are none
         attributes = {
             **op.attributes,
             "geometry": (target.rows, target.columns),
@@ -65,12 +71,14 @@ class Tile(Pass):
         return kind.create(op.operands, [r.type for r in op.results], attributes, location=op.location)
 
 
-def _check_integers(op: WeightedOp) -> None:
-    """Raise unless the layer's integers are those of its sign scheme and bits."""
+def _check_integers(op: WeightedOp, height: int) -> None:
+    """Raise unless the layer's integers are those of its sign scheme and bits, on tiles of so many rows."""
     if op.sign not in SIGNS:
         raise op.error(f"sign scheme of layer '{op.label}' cannot be tiled", expected=" or ".join(SIGNS), found=op.sign)
     if not 1 <= op.bits <= largest_bits(op.sign):
         raise op.error(f"bits of layer '{op.label}'", expected=f"1 to {largest_bits(op.sign)}", found=op.bits)
+    if op.sign == "polarized":
+        check_sign_rows(op.sign_rows, height)
     weight = op.integers()
     low, high = weight_range(op.sign, op.bits)
     if weight.size and (weight.min() < low or weight.max() > high):
@@ -86,5 +94,6 @@ def _cut(op: Conv | Gemm, height: int, width: int) -> Tiles:
     if isinstance(op, Gemm):
         return dense_tiles(weight.T, height, width, offset)
     if op.groups > 1:
-        return grouped_tiles(*conv_blocks(weight, op.groups), height, width, offset)
+        align = op.sign_rows if op.sign == "polarized" else 1
+        return grouped_tiles(*conv_blocks(weight, op.groups), height, width, offset, align)
     return dense_tiles(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]), height, width, offset)

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from smec.ir.isa_sections import Hardware, tile_of_crossbar
+from smec.ir.isa_sections import Hardware, row_signs, tile_of_crossbar
 from smec.runtime.arrays import Array, IntArray
 from smec.runtime.kernels import kernel
 
@@ -24,7 +24,8 @@ class Tile:
     """One tile: its used rows and columns (positions in the tile), their addresses, and its crossbars.
 
     rows, columns int64: positions. row_from, column_to int64: addresses relative to the pixel. shift int64: of the
-    used rows. offset: subtracted from every weight (offset coding). first, count: its crossbars.
+    used rows. offset: subtracted from every weight (offset coding). signs int64 [used rows, used columns]: what reads
+    count by, with sign blocks. first, count: its crossbars.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Tile:
     column_to: IntArray
     shift: IntArray
     offset: int
+    signs: IntArray | None
     first: int
     count: int
 
@@ -76,6 +78,7 @@ class Crossbars:
                 s["tile_cols"][index, columns].astype(np.int64),
                 s["tile_shift"][index, rows].astype(np.int64),
                 int(s["tile_offset"][index]),
+                row_signs(s, index, rows, columns),
                 first,
                 count,
             )
@@ -144,6 +147,17 @@ class Crossbars:
         keep = group >= 0
         if not everything:
             keep &= np.take_along_axis(self.lossless[crossbars], np.maximum(group, 0), axis=1)
+        if tile.signs is not None:
+            kept = np.flatnonzero(column_at >= 0)
+            held = np.zeros((len(tile.rows), len(tile.columns)), np.int64)
+            self._add(tile, keep, held, np.arange(len(tile.rows)), np.arange(len(tile.columns)))
+            np.add.at(out, np.ix_(row_at, column_at[kept]), (held * tile.signs)[:, kept])
+            return
+        self._add(tile, keep, out, row_at, column_at)
+
+    def _add(self, tile: Tile, keep: Array, out: IntArray, row_at: IntArray, column_at: IntArray) -> None:
+        """`add_weights` of the cells alone, of the rows `keep` bool [crossbars of the tile, used rows]."""
+        crossbars = slice(tile.first, tile.first + tile.count)
         add_tile_weights(
             self._cells,
             self._phys[crossbars],

@@ -9,7 +9,9 @@ For each tile the inputs are packed once (`smec.runtime.kernels_adc`), in as man
 2. a group that can saturate is packed by itself, its inputs shifted to the group's lowest row shift, as the hardware
    drives it.
 
-The offset of offset coding is an entry like those of case 1, of all used rows.
+The offset of offset coding is an entry like those of case 1, of all used rows. In a tile with sign blocks, where a read
+counts with the sign of its column, the cells that count as positive and those that count as negative are packed apart;
+a group is of one sign block, so that each of its columns is in one of them.
 """
 
 from __future__ import annotations
@@ -183,12 +185,12 @@ class _TileBuilder:
         for x, mask in zip(self.indices, self.keep, strict=True):
             if not mask.any():
                 continue
-            values = self.crossbars.values(tile, x)[:, self.kept]
-            for level in np.unique(shift[mask[order]]).tolist():
-                rows = np.where(mask[order] & (shift == level), order, -1)
-                for bit in range(self.crossbars.cell_bits):
-                    packed.append(self.pack(values, rows, bit))
-                    factors.append(int(self.crossbars.weight[x]) << (level + bit))
+            for values, weight in self.by_sign(x):
+                for level in np.unique(shift[mask[order]]).tolist():
+                    rows = np.where(mask[order] & (shift == level), order, -1)
+                    for bit in range(self.crossbars.cell_bits):
+                        packed.append(self.pack(values, rows, bit))
+                        factors.append(weight << (level + bit))
         if tile.offset:
             packed.append(self.pack(np.ones((len(tile.rows), columns), np.uint8), order, 0))
             factors.append(-tile.offset)
@@ -211,17 +213,29 @@ class _TileBuilder:
             if not mask.any():
                 continue
             group = np.where(mask, self.crossbars.group[x, tile.rows], -1)
-            values = self.crossbars.values(tile, x)[:, self.kept]
+            parts = self.by_sign(x)
             for g in np.unique(group[mask]).tolist():
                 rows = np.flatnonzero(group == g)
                 low, high = int(tile.shift[rows].min()), int(tile.shift[rows].max())
                 digits = -(-(self.crossbars.act_bits + high - low) // d)
                 chunk = self.chunk(rows, tile.shift[rows] - low, digits * d)
-                packed = np.stack([self.pack(values, rows, bit) for bit in range(c)])
-                place = self.tables.append("clipped_words", packed)
-                plain = packed.shape[-1] <= 2 and c == 1 and d == 1
-                kind, steps = (CLIPPED, -(-digits // PLANES) * PLANES) if plain else (CLIPPED_DIGITS, digits)
-                self.reads.append([kind, chunk, steps, place, int(self.crossbars.weight[x]) << low])
+                for values, weight in parts:
+                    packed = np.stack([self.pack(values, rows, bit) for bit in range(c)])
+                    place = self.tables.append("clipped_words", packed)
+                    plain = packed.shape[-1] <= 2 and c == 1 and d == 1
+                    kind, steps = (CLIPPED, -(-digits // PLANES) * PLANES) if plain else (CLIPPED_DIGITS, digits)
+                    self.reads.append([kind, chunk, steps, place, weight << low])
+
+    def by_sign(self, crossbar: int) -> list[tuple[Array, int]]:
+        """Cells uint8 [used rows, kept columns] and splice multiplier of a crossbar, by the sign that cells count
+        with.
+        """
+        values = self.crossbars.values(self.tile, crossbar)[:, self.kept]
+        weight = int(self.crossbars.weight[crossbar])
+        if self.tile.signs is None:
+            return [(values, weight)]
+        signs = self.tile.signs[:, self.kept]
+        return [(np.where(signs == side, values, 0).astype(np.uint8), weight * side) for side in (1, -1)]
 
     def pack(self, values: Array, rows: IntArray, bit: int) -> Array:
         """One bit of each cell of the given rows (-1: none), uint64 [columns, words]."""

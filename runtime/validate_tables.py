@@ -7,6 +7,8 @@ Everything is checked with array operations. The numbered rules:
  3. every address generator stays within its buffer
  4. tiles and crossbars: ranges cover their tables in order; places lie within the target and do not contradict each
     other; a driven row is a used row; row groups are numbered 0..G-1 and drive at most the target's concurrent rows
+ 5. sign blocks: they cover their table in order and divide the rows of a tile; columns that a tile does not use count
+    as positive; a row group is of one sign block
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ class TableValidator:
         self._check_tiles()
         self._check_places()
         self._check_groups()
+        self._check_signs()
 
     # -- reporting
 
@@ -91,8 +94,7 @@ class TableValidator:
         for name in SECTION_BY_NAME:
             if name not in self.s:
                 self.fail("a section is missing", name, ", ".join(sorted(self.s)) or "no sections")
-        hardware = self.hardware
-        fixed: dict[str, int] = {"R": hardware.rows, "C": hardware.columns, "row_bytes": hardware.row_bytes}
+        fixed = self.hardware.sizes
         # The fixed sections first, in their order: the first to use a size's name sets it.
         for name in [*SECTION_BY_NAME, *(name for name in self.s if name not in SECTION_BY_NAME)]:
             if not section_known(name):
@@ -210,6 +212,39 @@ class TableValidator:
         self.each(numbered, "crossbar {}: row groups are not numbered 0, 1, 2, ...", "every number in use", top)
         rows = self.hardware.concurrent_rows
         self.within(members.max(axis=1, initial=0), 0, rows + 1, "crossbar {}: a row group drives too many rows")
+
+    # -- rule 5
+
+    def _check_signs(self) -> None:
+        s, rows = self.s, self.hardware.rows
+        first, height = s["tile_sign"][:, 0], s["tile_sign"][:, 1]
+        self.within(height, 0, rows + 1, "tile {}: bad rows of a sign block")
+        signed = height > 0
+        size = np.maximum(height, 1)
+        self.each(rows % size == 0, "tile {}: sign blocks do not divide its rows", f"a divisor of {rows}", height)
+        blocks = np.where(signed, rows // size, 0)
+        starts = np.cumsum(blocks) - blocks
+        order = "tile {}: its sign blocks do not follow those of the tile before"
+        self.each(first == starts, order, "ascending ranges without gaps", first)
+        if blocks.sum() != len(s["sign_blocks"]):
+            self.fail("tile_sign does not cover the sign blocks", len(s["sign_blocks"]), int(blocks.sum()))
+        if not signed.any():
+            return
+        tile = np.repeat(np.arange(len(blocks)), blocks)
+        used = np.packbits(s["tile_cols"] >= 0, axis=1, bitorder="little")
+        stray = (s["sign_blocks"] & ~used[tile]).max(axis=1)
+        self.within(stray, 0, 1, "sign block {}: negative columns that its tile does not use")
+        # The lowest and the highest block of each group's rows, by crossbar and group.
+        group = s["xbar_group"].astype(np.int64)
+        width = int(group.max(initial=-1)) + 1
+        xbar, row = np.nonzero((group >= 0) & signed[self.tile_of][:, None])
+        key = xbar * width + group[xbar, row]
+        block = row // height[self.tile_of[xbar]]
+        low, high = np.full(len(group) * width, rows), np.zeros(len(group) * width, np.int64)
+        np.minimum.at(low, key, block)
+        np.maximum.at(high, key, block)
+        crossing = (high > low).reshape(len(group), width).sum(axis=1)
+        self.within(crossing, 0, 1, "crossbar {}: row groups reach across sign blocks")
 
 
 def _distinct(counts: IntArray, strides: IntArray) -> Mask:

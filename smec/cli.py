@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Choices that are known without importing what implements them.
 PATTERNS = ("uniform", "window", "pot", "apot", "external")
-SIGNS = ("differential", "offset", "twos-complement")
+SIGNS = ("differential", "offset", "polarized", "twos-complement")
 
 
 class Group(click.Group):
@@ -126,6 +126,8 @@ def refuse_options(names: Iterable[str]) -> None:
 @click.option("--scale", type=click.Choice(["column", "tensor"]), default="column", show_default=True,
               help="One weight scale a column or a tensor.")  # fmt: skip
 @click.option("--sign", type=click.Choice(SIGNS), default="differential", show_default=True, help="Sign scheme.")
+@click.option("--sign-rows", type=click.IntRange(1), default=8, show_default=True,
+              help="Rows that share a sign in each column, with polarized.")  # fmt: skip
 @click.option("--quantizer", default="nearest", show_default=True, metavar="NAME", help="How weights are rounded.")
 @click.option("--squeeze", type=click.IntRange(0, 15), default=0, show_default=True, help="Bit positions given up.")
 @click.option("--shift", type=click.Choice(["leading-one", "fit"]), default="leading-one", show_default=True,

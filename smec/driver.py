@@ -44,6 +44,7 @@ class Options:
     act_bits: int = 8
     scale: str = "column"
     sign: str = "differential"
+    sign_rows: int = 8
     quantizer: str = "nearest"
     squeeze: int = 0
     shift: str = "leading-one"
@@ -73,6 +74,8 @@ class Options:
         """The default pipeline with these options."""
         squeeze = [f"squeeze-out{{depth={self.squeeze} shift={self.shift}}}"] if self.squeeze else []
         weights = f"pattern={_plain(self.pattern)} bits={self.bits} scale={self.scale} sign={self.sign}"
+        if self.sign == "polarized":
+            weights += f" sign_rows={self.sign_rows}"
         if self.squeeze and knows_squeeze(self.quantizer):
             weights += f" squeeze={self.squeeze} shift={self.shift}"
         return ",".join(
@@ -290,6 +293,7 @@ def compile(
     act_bits: int = 8,
     scale: str = "column",
     sign: str = "differential",
+    sign_rows: int = 8,
     quantizer: str = "nearest",
     squeeze: int = 0,
     shift: str = "leading-one",
@@ -316,7 +320,8 @@ def compile(
         bits: bits N of a weight's magnitude.
         act_bits: bits A of an activation, 1 to 16.
         scale: one weight scale a "column" (output channel) or a "tensor".
-        sign: "differential", "offset" or "twos-complement".
+        sign: "differential", "offset", "polarized" or "twos-complement".
+        sign_rows: g, rows of a tile that share a sign in each column, with "polarized".
         quantizer: how weights are rounded: "nearest".
         squeeze: bit positions x given up by squeeze-out; 0 leaves it out.
         shift: rule of the row shifts: "leading-one" or "fit".
@@ -338,7 +343,7 @@ def compile(
     Raises:
         SmecError: the model, the data or an option is refused.
     """
-    options = Options(method, pattern, bits, act_bits, scale, sign, quantizer, squeeze, shift)
+    options = Options(method, pattern, bits, act_bits, scale, sign, sign_rows, quantizer, squeeze, shift)
     report = {} if report is None else report
     job = Job(
         model, options, target, calib, pipeline, tuple(plugins), dump_ir, input_shapes, seed, report, progress,

@@ -202,6 +202,7 @@ class WeightedOp(Operation):
     bits = attr(int, default=8, doc="N: bits of a weight's magnitude (of the whole integer if not differential)")
     pattern = attr(str, default="uniform")
     sign = attr(str, default="differential")
+    sign_rows = attr(int, default=8, doc="g: rows of a tile that share a sign in each column, where sign is polarized")
     squeeze = attr(int, default=0, doc="x: how many of the N bit positions are given up")
     shift = attr(str, default="leading-one")
 

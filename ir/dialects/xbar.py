@@ -28,7 +28,7 @@ class MvmOp(WeightedOp):
 
     * after `tile`: geometry, cell_bits, rows, cols, codes, shifts
     * after `squeeze-out`: squeeze_error
-    * after `slice-bits`: planes, blocks_empty, xbar_tile, xbar_weight, cells
+    * after `slice-bits`: planes, blocks_empty, xbar_tile, xbar_weight, cells, and block_signs of polarized layers
     * after `group-rows`: row_group
     * after `replicate`: copies, n of all tiles, which share out the pixels (`smec.passes.mapping.replication.shares`)
     * after `assign-cores`: xbar_core, xbar_slot, xbar_row0, xbar_col0, copy after copy
@@ -49,6 +49,9 @@ class MvmOp(WeightedOp):
     xbar_tile = attr(Handle, default=None, doc="int32 [X], ascending")
     xbar_weight = attr(Handle, default=None, doc="int64 [X]: splice multiplier, +-2^(c p)")
     cells = attr(Handle, default=None, doc="uint8 [X, R, ceil(C c / 8)]: column n at bits n c .. n c + c - 1")
+    block_signs = attr(
+        Handle, default=None, doc="uint8 [T, R / g, ceil(C / 8)]: 1 for columns of a sign block that count as negative"
+    )
     row_group = attr(Handle, default=None, doc="int16 [X, R]: group of the row in its crossbar, -1 not driven")
     copies = attr(int, default=1, doc="n: how many times the tiles are there")
     xbar_core = attr(Handle, default=None, doc="int32 [n X]")
@@ -146,7 +149,7 @@ def held_weights(op: MvmOp) -> np.ndarray:
 
 
 def _held_codes(op: MvmOp) -> np.ndarray:
-    """The codes that cells add up to, int64 [T, R, C]; rows that no group drives count as zero."""
+    """The codes that cells (and signs) add up to, int64 [T, R, C]; rows that no group drives count as zero."""
     count, height = op.rows.shape
     width = op.geometry[1]
     codes = np.zeros((count, height, width), np.int64)
@@ -158,4 +161,7 @@ def _held_codes(op: MvmOp) -> np.ndarray:
         if group is not None:
             held[group[x] < 0] = 0
         codes[tile] += held
+    if op.block_signs is not None:
+        negative = np.unpackbits(op.block_signs.array, axis=2, bitorder="little", count=width)
+        codes *= np.repeat(1 - 2 * negative.astype(np.int64), op.sign_rows, axis=1)
     return codes

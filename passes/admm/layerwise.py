@@ -19,6 +19,7 @@ from smec.passes.base import Pass, PassContext
 from smec.passes.calibrate import CALIBRATION_INPUTS, Calibrate, calibration_inputs
 from smec.passes.constraints import ConstraintSet, Geometry, layer_constraint
 from smec.passes.mapping.layers import hardware
+from smec.passes.mapping.polarity import check_sign_rows
 from smec.passes.patterns import External, Pattern, parse
 from smec.passes.quantize_nearest import set_integers, zero_share
 
@@ -49,6 +50,9 @@ class LayerwiseQuantizer(Pass):
     sign: Literal["differential", "offset", "polarized", "twos-complement"] = field(
         default="differential", metadata={"doc": "how crossbars hold signs"}
     )
+    sign_rows: int = field(
+        default=8, metadata={"doc": "g: rows of a tile that share a sign in each column, with sign=polarized"}
+    )
     squeeze: int = field(default=0, metadata={"doc": "x: bit positions that squeeze-out is to free without error"})
     shift: Literal["leading-one", "fit"] = field(
         default="leading-one", metadata={"doc": "rule of the row shifts that squeeze-out is to use"}
@@ -76,7 +80,7 @@ class LayerwiseQuantizer(Pass):
             context.progress("quantizing weights", done, len(layers))
             if op.weight is not None and pattern.name == External.name:
                 kept.append(op.label)
-                set_integers(op, op.weight.array, op.weight_scale.array, pattern)
+                set_integers(op, op.weight.array, op.weight_scale.array, pattern, self.sign_rows)
                 continue
             real = prefix.input_of(op.label) if prefix is not None else None
             addend = _addend(op.label, prefix, added) if prefix is not None and added is not None else None
@@ -98,17 +102,18 @@ class LayerwiseQuantizer(Pass):
             raise SmecError("damping", expected="above 0", found=self.damping)
 
     def _pattern(self) -> Pattern:
-        sign = "differential" if self.sign == "polarized" else self.sign
-        return parse(self.pattern, self.bits, sign, {"window": self.window, "terms": self.terms})
+        return parse(self.pattern, self.bits, self.sign, {"window": self.window, "terms": self.terms})
 
     def _constraint(self, op: WeightedOp, pattern: Pattern, context: PassContext) -> ConstraintSet:
         dense = not isinstance(op, Conv) or op.groups == 1
         if self.squeeze or self.constraints or self.sign == "polarized":
             target = hardware(context, self.name)
             geometry = Geometry(self.bits, self.sign, target.rows, target.columns, target.cell_bits, dense)
+            if self.sign == "polarized":
+                check_sign_rows(self.sign_rows, target.rows)
         else:
             geometry = Geometry(self.bits, self.sign, dense=dense)
-        return layer_constraint(geometry, pattern.text(), self.squeeze, self.constraints)
+        return layer_constraint(geometry, pattern.text(), self.squeeze, self.constraints, self.sign_rows)
 
     def _layer(
         self,
@@ -133,9 +138,8 @@ class LayerwiseQuantizer(Pass):
         real_weights = solution.integers * solution.scales
         shift = moments.mean_y - np.einsum("gk,gkm->gm", moments.mean_x, real_weights)
         scales = solution.scales.reshape(-1) if self.scale == "column" else solution.scales.reshape(-1)[:1]
-        set_integers(op, blocks_to_weight(op, solution.integers, weight.shape), scales, pattern)
+        set_integers(op, blocks_to_weight(op, solution.integers, weight.shape), scales, pattern, self.sign_rows)
         op.attributes |= {
-            "sign": self.sign,
             "squeeze": self.squeeze,
             "shift": self.shift,
             "bias": Handle((op.bias.array + shift.reshape(-1)).astype(np.float32)),

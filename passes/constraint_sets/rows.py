@@ -115,7 +115,7 @@ class PatternSet(RowSet):
 
     def levels(self) -> Sequence[np.ndarray]:
         text = f"{self.pattern}:{self.option}" if self.option else self.pattern
-        return [patterns.parse(text, self.geometry.bits, self.geometry.coding).points()]
+        return [patterns.parse(text, self.geometry.bits, self.geometry.sign).points()]
 
 
 @register_constraint

@@ -21,10 +21,13 @@ class CrossbarTables:
     cell_bits: int
     tiles: int = 0
     crossbars: int = 0
+    sign_blocks: int = 0
     _tile_rows: list[np.ndarray] = field(default_factory=list)
     _tile_cols: list[np.ndarray] = field(default_factory=list)
     _tile_shift: list[np.ndarray] = field(default_factory=list)
     _tile_offset: list[np.ndarray] = field(default_factory=list)
+    _tile_sign: list[np.ndarray] = field(default_factory=list)
+    _sign_blocks: list[np.ndarray] = field(default_factory=list)
     _tile_xbars: list[np.ndarray] = field(default_factory=list)
     _place: list[np.ndarray] = field(default_factory=list)
     _weight: list[np.ndarray] = field(default_factory=list)
@@ -52,6 +55,7 @@ class CrossbarTables:
         self._tile_cols.append(np.where(cols >= 0, cols - col_base[:, None], -1).astype(np.int32))
         self._tile_shift.append(op.shifts.array.astype(np.uint8))
         self._tile_offset.append(np.full(t, code_offset(op.sign, op.bits), np.int64))
+        self._tile_sign.append(self._add_signs(op))
         self._tile_xbars.append(np.stack([first, count], axis=1).astype(np.int64))
         place = [op.xbar_core, op.xbar_slot, op.xbar_row0, op.xbar_col0]
         here = slice(copy * len(xbar_tile), (copy + 1) * len(xbar_tile))
@@ -64,6 +68,18 @@ class CrossbarTables:
         self.crossbars += len(xbar_tile)
         return index
 
+    def _add_signs(self, op: MvmOp) -> np.ndarray:
+        """Append the layer's sign blocks; first block and rows of a block of each tile, int64 [T, 2]."""
+        where = np.zeros((len(op.rows.array), 2), np.int64)
+        where[:, 0] = self.sign_blocks
+        if op.block_signs is not None:
+            signs = op.block_signs.array
+            where[:, 0] += np.arange(len(signs)) * signs.shape[1]
+            where[:, 1] = op.sign_rows
+            self._sign_blocks.append(signs.reshape(-1, signs.shape[2]))
+            self.sign_blocks += len(self._sign_blocks[-1])
+        return where
+
     def sections(self) -> dict[str, np.ndarray]:
         place = _stack(self._place, (0, 4), np.int32)
         phys, cells = self._physical(place)
@@ -72,6 +88,8 @@ class CrossbarTables:
             "tile_cols": _stack(self._tile_cols, (0, self.columns), np.int32),
             "tile_shift": _stack(self._tile_shift, (0, self.rows), np.uint8),
             "tile_offset": _stack(self._tile_offset, (0,), np.int64),
+            "tile_sign": _stack(self._tile_sign, (0, 2), np.int64),
+            "sign_blocks": _stack(self._sign_blocks, (0, -(-self.columns // 8)), np.uint8),
             "tile_xbars": _stack(self._tile_xbars, (0, 2), np.int64),
             "xbar_place": place,
             "xbar_phys": phys,

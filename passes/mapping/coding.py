@@ -1,7 +1,8 @@
 """How integers become cells: the ranges of stored integers and the planes of each sign scheme (DESIGN 2).
 
-A stored integer ("code") is the signed magnitude (`differential`), the integer itself (`twos-complement`), or the
-integer plus 2^(N-1) (`offset`).
+A stored integer ("code") is the signed magnitude (`differential`, `polarized`), the integer itself
+(`twos-complement`), or the integer plus 2^(N-1) (`offset`). With `polarized` cells hold the magnitude alone, and the
+splice applies the sign (`smec.passes.mapping.polarity`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Sign schemes that the mapping passes implement. (`polarized` makes a weight's sign part of the row grouping.)
-SIGNS = ("differential", "offset", "twos-complement")
+#: Sign schemes that the mapping passes implement.
+SIGNS = ("differential", "offset", "polarized", "twos-complement")
+
+#: Those whose integers are plus or minus a magnitude of N bits.
+SIGNED_MAGNITUDES = ("differential", "polarized")
 
 
 def code_range(sign: str, width: int) -> tuple[int, int]:
@@ -20,7 +24,7 @@ def code_range(sign: str, width: int) -> tuple[int, int]:
     >>> code_range("differential", 8), code_range("twos-complement", 8), code_range("offset", 8)
     ((-255, 255), (-128, 127), (0, 255))
     """
-    if sign == "differential":
+    if sign in SIGNED_MAGNITUDES:
         return -(2**width - 1), 2**width - 1
     if sign == "offset":
         return 0, 2**width - 1
@@ -33,12 +37,12 @@ def weight_range(sign: str, bits: int) -> tuple[int, int]:
     >>> weight_range("offset", 8)
     (-128, 127)
     """
-    return code_range("differential" if sign == "differential" else "twos-complement", bits)
+    return code_range(sign if sign in SIGNED_MAGNITUDES else "twos-complement", bits)
 
 
 def largest_bits(sign: str) -> int:
     """The largest N whose integers fit the int16 arrays that hold them."""
-    return 15 if sign == "differential" else 16
+    return 15 if sign in SIGNED_MAGNITUDES else 16
 
 
 class Plane(NamedTuple):
@@ -59,6 +63,7 @@ def planes(sign: str, width: int, cell_bits: int) -> list[Plane]:
 
     * differential: ceil(width / c) planes, each a positive crossbar and a negative one.
     * offset: ceil(width / c) planes of the unsigned code.
+    * polarized: ceil(width / c) planes of the magnitude.
     * twos-complement: the lower width - 1 bits in ceil((width - 1) / c) planes, and the sign bit in a plane of one-bit
       cells that is spliced with -2^(width - 1). For c = 1 that is one plane a bit.
     """
@@ -66,7 +71,7 @@ def planes(sign: str, width: int, cell_bits: int) -> list[Plane]:
         low = [Plane(0, b, min(cell_bits, width - 1 - b), 1 << b) for b in range(0, width - 1, cell_bits)]
         return [*low, Plane(0, width - 1, 1, -(1 << (width - 1)))]
     digits = [(b, min(cell_bits, width - b)) for b in range(0, width, cell_bits)]
-    if sign == "offset":
+    if sign in ("offset", "polarized"):
         return [Plane(0, b, w, 1 << b) for b, w in digits]
     return [Plane(side, b, w, (-1 if side else 1) << b) for b, w in digits for side in (0, 1)]
 

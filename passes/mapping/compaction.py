@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smec.passes.mapping.coding import Plane, used_planes
+from smec.passes.mapping.coding import SIGNED_MAGNITUDES, Plane, used_planes
 from smec.passes.mapping.jit import I64, compiled, in_chunks
 from smec.passes.mapping.tiling import Tiles
 
@@ -43,7 +43,8 @@ def row_masks(tiles: Tiles, sign: str, offset: int, width: int) -> tuple[np.ndar
         width: bits of a code (N - x).
 
     Returns:
-        masks uint32 [T, R]: the bitwise or of the row's codes (see `coding.used_planes`);
+        masks uint32 [T, R]: the bitwise or of the row's codes (see `coding.used_planes`), with `polarized` of their
+        magnitudes;
         used bool [T, R]: the row has a weight that is not zero.
     """
     masks = np.zeros(tiles.rows.shape, np.uint32)
@@ -51,12 +52,12 @@ def row_masks(tiles: Tiles, sign: str, offset: int, width: int) -> tuple[np.ndar
 
     def work(start: int, stop: int) -> None:
         _row_masks(
-            start, stop, tiles.rows, tiles.cols, tiles.codes, tiles.shifts, offset, sign == "differential",
+            start, stop, tiles.rows, tiles.cols, tiles.codes, tiles.shifts, offset, sign in SIGNED_MAGNITUDES,
             (1 << width) - 1, masks, used,
         )  # fmt: skip
 
     in_chunks(len(masks), work)
-    return masks, used
+    return (masks & 0xFFFF | masks >> 16 if sign == "polarized" else masks), used
 
 
 @compiled
@@ -111,7 +112,7 @@ def _column_use(
             used[t, n] = cols[t, n] >= 0 and total[n] != 0
 
 
-def compact(tiles: Tiles, *, sign: str, offset: int, width: int, costs: Costs, gather: bool) -> Tiles:
+def compact(tiles: Tiles, *, sign: str, offset: int, width: int, costs: Costs, gather: bool, block: int = 1) -> Tiles:
     """Drop what holds no weight and put the rest first; optionally gather rows across the tiles of a column block.
 
     Rows and columns that are used come first in their tile, rows ordered by shift; the others become unused (-1, code
@@ -125,12 +126,18 @@ def compact(tiles: Tiles, *, sign: str, offset: int, width: int, costs: Costs, g
     3. by shift, then by the highest bit in use: tiles of one shift need no extra input cycles, and the top planes of
        tiles with small weights are empty;
     4. by the highest bit in use, then by shift.
+
+    What moves is `block` consecutive rows, from one place of a block to another (sign blocks; of all schemes but
+    `polarized`, single rows). A block counts as used where one of its rows is, and by its largest shift; within it rows
+    stay where they are.
     """
-    height = tiles.rows.shape[1]
+    height = tiles.rows.shape[1] // block
     masks, used = row_masks(tiles, sign, offset, width)
     shifts = np.where(used, tiles.shifts, 0).astype(np.uint8)
-    flat_masks, flat_shifts = masks.reshape(-1), shifts.reshape(-1)
-    top = np.frexp((flat_masks & 0xFFFF | flat_masks >> 16).astype(np.float64))[1]
+    flat_masks, flat_shifts, flat_used = masks.reshape(-1), shifts.reshape(-1), used.reshape(-1)
+    top = np.frexp((flat_masks & 0xFFFF | flat_masks >> 16).astype(np.float64))[1].reshape(-1, block).max(axis=1)
+    block_shifts = flat_shifts.reshape(-1, block).max(axis=1)
+    block_used = used.reshape(len(used), height, block).any(axis=2)
     blocks: dict[bytes, list[int]] = {}
     for t in range(len(masks)):
         # A tile that may not be dealt out anew is a block of its own.
@@ -139,40 +146,49 @@ def compact(tiles: Tiles, *, sign: str, offset: int, width: int, costs: Costs, g
     plans = []
     for members in blocks.values():
         base = np.array(members)[:, None] * height + np.arange(height)
-        alive = base[used[members]]
+        alive = base[block_used[members]]
         orders = [base]
         if len(members) > 1 and len(alive):
             # K grows along the members of a block, as `tile` made them.
             orders.append(_dealt(alive, height))
-            orders.append(_dealt(alive[np.lexsort((top[alive], flat_shifts[alive]))], height))
-            orders.append(_dealt(alive[np.lexsort((flat_shifts[alive], top[alive]))], height))
-        flat_used = used.reshape(-1)
+            orders.append(_dealt(alive[np.lexsort((top[alive], block_shifts[alive]))], height))
+            orders.append(_dealt(alive[np.lexsort((block_shifts[alive], top[alive]))], height))
         priced = []
         for order in orders:
-            there = (order >= 0) & flat_used[order]
-            priced.append(costs.of(flat_masks[order], flat_shifts[order], there))
+            rows = _rows_of(order, block)
+            there = (rows >= 0) & flat_used[rows]
+            priced.append(costs.of(flat_masks[rows], flat_shifts[rows], there))
         plans.append(orders[min(range(len(orders)), key=priced.__getitem__)])
     plan = np.concatenate(plans) if plans else np.zeros((0, height), np.int64)
-    return _drop_columns(_apply(tiles, plan, used, shifts), offset)
+    return _drop_columns(_apply(tiles, plan, used, shifts, block), offset)
+
+
+def _rows_of(plan: np.ndarray, block: int) -> np.ndarray:
+    """The rows of blocks: int64 [T, R] from [T, R / block], -1 where there is no block."""
+    rows = np.where(plan[:, :, None] >= 0, plan[:, :, None] * block + np.arange(block), -1)
+    return rows.reshape(len(plan), -1)
 
 
 def _dealt(rows: np.ndarray, height: int) -> np.ndarray:
-    """A list of rows cut into tiles: int64 [T, R], -1 behind the last."""
+    """A list of blocks cut into tiles: int64 [T, R / block], -1 behind the last."""
     tiles = -(-len(rows) // height)
     out = np.full(tiles * height, -1, np.int64)
     out[: len(rows)] = rows
     return out.reshape(tiles, height)
 
 
-def _apply(tiles: Tiles, plan: np.ndarray, used: np.ndarray, shifts: np.ndarray) -> Tiles:
-    """Tiles made of the rows (tile x R + row) that `plan` lists, int64 [T, R], unused ones moved to the end."""
-    height = plan.shape[1]
-    alive = (plan >= 0) & used.reshape(-1)[plan]
+def _apply(tiles: Tiles, plan: np.ndarray, used: np.ndarray, shifts: np.ndarray, block: int) -> Tiles:
+    """Tiles made of the blocks (tile x R / block + place) that `plan` lists, int64 [T, R / block], unused ones moved to
+    the end.
+    """
+    height = tiles.rows.shape[1]
+    rows = _rows_of(plan, block)
+    alive = (rows >= 0) & used.reshape(-1)[rows]
     keep = alive.any(axis=1)
-    plan, alive = plan[keep], alive[keep]
-    key = np.where(alive, shifts.reshape(-1)[plan].astype(np.int64), 256)
-    order = np.argsort(key, axis=1, kind="stable")
-    plan, alive = np.take_along_axis(plan, order, axis=1), np.take_along_axis(alive, order, axis=1)
+    rows, alive = rows[keep], alive[keep]
+    key = np.where(alive, shifts.reshape(-1)[rows].astype(np.int64), -1).reshape(len(rows), -1, block).max(axis=2)
+    order = _rows_of(np.argsort(np.where(key < 0, 256, key), axis=1, kind="stable"), block)
+    plan, alive = np.take_along_axis(rows, order, axis=1), np.take_along_axis(alive, order, axis=1)
     cols = tiles.cols[plan[:, 0] // height]
     natural = np.arange(tiles.rows.size, dtype=np.int64).reshape(tiles.rows.shape)
     if plan.shape == natural.shape and np.array_equal(plan, natural):

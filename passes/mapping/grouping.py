@@ -64,7 +64,7 @@ QUICK = Effort(steps=0, limit=0.0)
 
 def group_rows(
     cells: np.ndarray, shifts: np.ndarray, columns: int, cell_bits: int, reader: Reader,
-    fixed: np.ndarray | None = None, effort: Effort = QUICK,
+    fixed: np.ndarray | None = None, effort: Effort = QUICK, block: int = 0,
 ) -> Grouped:  # fmt: skip
     """Group the rows of every crossbar of a layer; rows without a one are not driven.
 
@@ -75,8 +75,15 @@ def group_rows(
         reader: ADC, DAC and input widths.
         fixed: int [X, R], groups given (-1 not driven): only priced and checked.
         effort: how hard to improve what the heuristic leaves above the bound.
+        block: groups stay within blocks of so many rows (0: there are none), each of which is grouped by itself.
     """
     count, height = cells.shape[:2]
+    if block and fixed is None:
+        parts = group_rows(
+            cells.reshape(-1, block, cells.shape[2]), shifts.reshape(-1, block), columns, cell_bits, reader,
+            effort=effort,
+        )  # fmt: skip
+        return _joined(parts, height // block)
     groups = np.full((count, height), -1, np.int16) if fixed is None else fixed.astype(np.int16)
     stats = np.zeros((count, 4), np.int64)
     limits = np.array([reader.capacity, reader.concurrent_rows, reader.act_bits, reader.dac_bits], np.int64)
@@ -91,6 +98,34 @@ def group_rows(
         spent = _improve(cells, shifts, columns, cell_bits, limits, groups, stats, effort)
     found, reads, bound, overflow = (np.ascontiguousarray(stats[:, i]) for i in range(4))
     return Grouped(groups, found, reads, bound, overflow, spent)
+
+
+def _joined(parts: Grouped, each: int) -> Grouped:
+    """Groups of crossbars from those of their blocks, `each` consecutive ones a crossbar, numbered on."""
+    found, reads, bound, overflow = (
+        a.reshape(-1, each) for a in (parts.groups, parts.reads, parts.bound, parts.overflow)
+    )
+    first = np.cumsum(found, axis=1) - found
+    local = parts.row_group.reshape(*found.shape, -1)
+    groups = np.where(local >= 0, local + first[:, :, None], -1).astype(np.int16).reshape(len(found), -1)
+    return Grouped(groups, found.sum(axis=1), reads.sum(axis=1), bound.sum(axis=1), overflow.sum(axis=1), parts.spent)
+
+
+def consecutive(used: np.ndarray, rows: int, block: int = 0) -> np.ndarray:
+    """Groups of `rows` used rows each in order, within blocks of `block` rows (0: the whole tile).
+
+    Args:
+        used: bool [T, R].
+
+    Returns:
+        int64 [T, R], -1 not driven.
+    """
+    inside = used.reshape(len(used), -1, block or used.shape[1])
+    local = (np.cumsum(inside, axis=2) - 1) // rows
+    count = local[:, :, -1] + 1
+    first = np.cumsum(count, axis=1) - count
+    groups: np.ndarray = np.where(inside, local + first[:, :, None], -1).reshape(used.shape)
+    return groups
 
 
 def _improve(

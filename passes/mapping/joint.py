@@ -35,7 +35,7 @@ class LayerGroups:
 
 def group_layer(
     cells: np.ndarray, tile: np.ndarray, shifts: np.ndarray, widths: np.ndarray, columns: int, cell_bits: int,
-    reader: Reader, *, effort: Effort = QUICK, beside: bool = True, fixed: np.ndarray | None = None,
+    reader: Reader, *, effort: Effort = QUICK, beside: bool = True, fixed: np.ndarray | None = None, block: int = 0,
 ) -> LayerGroups:  # fmt: skip
     """Group the rows of all crossbars of a layer, side by side ones together.
 
@@ -47,10 +47,11 @@ def group_layer(
         shifts: uint8 [T, R].
         reader, effort: as for `grouping.group_rows`.
         fixed: int [T, R], groups given.
+        block: rows of a sign block, which groups stay within; 0: there are none.
     """
     units = join(cells, tile, widths, columns, cell_bits, beside)
     given = None if fixed is None else fixed[units.tile]
-    whole = group_rows(units.cells, shifts[units.tile], columns, cell_bits, reader, given, effort)
+    whole = group_rows(units.cells, shifts[units.tile], columns, cell_bits, reader, given, effort, block)
     if given is not None:
         row_group = whole.row_group[units.unit]
         return LayerGroups(row_group, whole.groups, whole.reads, whole.bound, whole.overflow, 0, whole.spent)
@@ -59,7 +60,7 @@ def group_layer(
     parted = 0
     shared = np.flatnonzero(np.bincount(units.unit, minlength=len(units.tile))[units.unit] > 1)
     if len(shared):
-        own = group_rows(cells[shared], shifts[tile[shared]], columns, cell_bits, reader)
+        own = group_rows(cells[shared], shifts[tile[shared]], columns, cell_bits, reader, block=block)
         sums = [np.zeros(len(units.tile), np.int64) for _ in range(4)]
         for total, values in zip(sums, (own.groups, own.reads, own.bound, own.overflow), strict=True):
             np.add.at(total, units.unit[shared], values)

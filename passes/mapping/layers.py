@@ -72,6 +72,11 @@ def offset_of(op: MvmOp) -> int:
     return code_offset(op.sign, op.bits)
 
 
+def sign_block(op: MvmOp) -> int:
+    """g, the rows of a sign block; 0 where the sign scheme has none."""
+    return op.sign_rows if op.sign == "polarized" else 0
+
+
 def groups_of(op: MvmOp) -> int:
     """Groups of a convolution; 1 for a matrix product."""
     groups = op.attributes.get("groups", 1)

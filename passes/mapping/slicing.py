@@ -32,7 +32,7 @@ def slice_bits(
     """Cut the codes of all tiles into planes; crossbars without a one are not made.
 
     Args:
-        codes: int16 [T, R, C], zero where a row or column is unused.
+        codes: int16 [T, R, C], zero where a row or column is unused; with `polarized`, magnitudes.
         masks: uint32 [T], the bitwise or of the codes of each tile (see `coding.used_planes`).
         sign, width, cell_bits: sign scheme, bits of a code, bits of a cell (1 to 8).
         planes: the planes of the scheme.

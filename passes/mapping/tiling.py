@@ -87,7 +87,9 @@ def blocks_per_tile(k: int, m: int, height: int, width: int) -> int:
     return max(1, min(height // k, width // m))
 
 
-def grouped_tiles(blocks: np.ndarray, index: np.ndarray, height: int, width: int, offset: int = 0) -> Tiles:
+def grouped_tiles(
+    blocks: np.ndarray, index: np.ndarray, height: int, width: int, offset: int = 0, align: int = 1
+) -> Tiles:
     """Tiles of a grouped convolution.
 
     Each group's block is cut into chunks of at most R rows and C columns. A chunk that has all R rows or all C columns
@@ -100,6 +102,7 @@ def grouped_tiles(blocks: np.ndarray, index: np.ndarray, height: int, width: int
         index: int32 [g, K / g], each row's index in the whole K.
         height, width: R, C.
         offset: what is added to every stored weight.
+        align: a divisor of R; corners begin at rows that are multiples of it.
     """
     groups, k, m = blocks.shape
     outputs = np.arange(groups * m, dtype=np.int32).reshape(groups, m)
@@ -109,20 +112,21 @@ def grouped_tiles(blocks: np.ndarray, index: np.ndarray, height: int, width: int
             h, w = min(height, k - top), min(width, m - left)
             chunk = blocks[:, top : top + h, left : left + w]
             here = index[:, top : top + h], outputs[:, left : left + w]
-            parts.append(_diagonal(chunk, *here, height, width, offset))
+            parts.append(_diagonal(chunk, *here, height, width, offset, align))
     rows, cols, codes = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Tiles(rows, cols, codes, np.zeros(rows.shape, np.uint8))
 
 
 def _diagonal(
-    chunk: np.ndarray, index: np.ndarray, outputs: np.ndarray, height: int, width: int, offset: int
+    chunk: np.ndarray, index: np.ndarray, outputs: np.ndarray, height: int, width: int, offset: int, align: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Equal chunks int16 [g, h, w], one a group, on the diagonal of as few tiles as they need."""
     groups, h, w = chunk.shape
-    each = blocks_per_tile(h, w, height, width)
+    taken = -(-h // align) * align
+    each = blocks_per_tile(taken, w, height, width)
     tiles = -(-groups // each)
     tile, place = np.divmod(np.arange(groups), each)
-    row = place[:, None] * h + np.arange(h)
+    row = place[:, None] * taken + np.arange(h)
     col = place[:, None] * w + np.arange(w)
     rows = np.full((tiles, height), -1, np.int32)
     cols = np.full((tiles, width), -1, np.int32)
