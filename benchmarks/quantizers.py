@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--planes", default="8,5,4,3,2,1")
     parser.add_argument("--patterns", default="uniform,window")
     parser.add_argument("--signs", default="differential,twos-complement")
+    parser.add_argument("--sign-rows", type=int, default=8, help="with the sign scheme polarized, which is not rounded")
     parser.add_argument("--quantizers", default="nearest,greedy,admm")
     parser.add_argument("--scale", default="column")
     arguments = parser.parse_args()
@@ -53,10 +54,13 @@ def main() -> None:
     for sign, pattern, kept, options in rows:
         cells, crossbars = [], 0
         for quantizer in quantizers:
+            if sign == "polarized" and quantizer == "nearest":
+                cells.append("-")
+                continue
             chosen = "uniform" if pattern.startswith("int") else pattern
             top1, crossbars = measure(
                 arguments.model, arguments.calib, arguments.input, sign=sign, pattern=chosen, quantizer=quantizer,
-                scale=arguments.scale, **options,
+                scale=arguments.scale, sign_rows=arguments.sign_rows, **options,
             )  # fmt: skip
             cells.append(f"{top1:.2f}")
         tile = 2 * kept if sign == "differential" else kept

@@ -251,7 +251,7 @@ def _build() -> tuple[Instruction, ...]:
         "mvm",
         [_out("acc", "rw"), _in("act"), Operand("tile", "tile", "the tile to multiply by")],
         "For each pixel p: acc[dst_p + tile_cols[n]] += sum_r (q[src_p + tile_rows[r]] << shift_r) * sign[r, n]"
-        " * code[r, n] - tile_offset * sum_r q[src_p + tile_rows[r]].",
+        " * code[r, n] - tile_offset * sum_r q[src_p + tile_rows[r]]; sign is 1 in tiles without sign blocks.",
         _reads,
         unit="read",
         same=("src",),

@@ -276,7 +276,7 @@ def layer_constraint(
     sets += [parse_constraint(text, geometry) for text in filter(None, extra.split("+"))]
     if geometry.sign == "polarized":
         if any(s.name == "polarized" for s in sets):
-            hint = "give their rows as sign_rows"
+            hint = "give their rows as sign-rows"
             raise SmecError("sign blocks are part of the sign scheme 'polarized'", found=extra, hint=hint)
         sets.append(parse_constraint(f"polarized:{sign_rows}", geometry))
     whole = intersect(*sets)

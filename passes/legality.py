@@ -4,7 +4,8 @@
 2. From `quant.float` on it holds `quant` and `xbar` operations and host regions; `nn` operations stand inside those.
 3. From `quant` on every layer has integers, and no float weights.
 4. From `xbar.tiled` on every layer is on crossbars.
-5. From `xbar.sliced`, `xbar.grouped` and `xbar.placed` on a layer has the attributes of that step.
+5. From `xbar.sliced`, `xbar.grouped` and `xbar.placed` on a layer has the attributes of that step; one with the sign
+   scheme `polarized` has its blocks' signs from `xbar.sliced` on.
 6. From `isa` on there is a program.
 
 Operations of dialects that are not ours are for whoever made them to account for.
@@ -61,3 +62,5 @@ def _check(op: Operation, reached: set[str]) -> None:
         for name in names:
             if level in reached and op.attributes.get(name) is None:
                 raise op.error(f"layer '{op.label}' lacks its attribute '{name}' at level {level}")
+    if "xbar.sliced" in reached and op.sign == "polarized" and op.attributes.get("block_signs") is None:
+        raise op.error(f"layer '{op.label}' lacks its attribute 'block_signs' at level xbar.sliced")

@@ -75,7 +75,7 @@ class Options:
         squeeze = [f"squeeze-out{{depth={self.squeeze} shift={self.shift}}}"] if self.squeeze else []
         weights = f"pattern={_plain(self.pattern)} bits={self.bits} scale={self.scale} sign={self.sign}"
         if self.sign == "polarized":
-            weights += f" sign_rows={self.sign_rows}"
+            weights += f" sign-rows={self.sign_rows}"
         if self.squeeze and knows_squeeze(self.quantizer):
             weights += f" squeeze={self.squeeze} shift={self.shift}"
         return ",".join(

@@ -110,6 +110,7 @@ def _layer(program: Program, layer: int, read_cycles: int, *, detail: bool) -> d
     entry: dict[str, Any] = dict(program.metadata["layers"][layer])
     entry |= {
         "row_shifts": {str(k): int(n) for k, n in zip(shifts, rows, strict=True)},
+        "sign_rows": int(s["tile_sign"][tiles, 1].max(initial=0)),
         "row_groups": int(groups.sum()),
         "row_groups_max": int(groups.max(initial=0)),
         "cores": sorted({int(c) for c in s["xbar_place"][crossbars, 0]}),

@@ -47,7 +47,7 @@ class Network:
         self.agus: list[list[int]] = []
         self.pools: dict[str, list[Any]] = {"pool_f32": [], "pool_i64": [], "pool_u16": []}
         self.tiles: dict[str, list[Any]] = {
-            name: [] for name in ("tile_rows", "tile_cols", "tile_shift", "tile_offset")
+            name: [] for name in ("tile_rows", "tile_cols", "tile_shift", "tile_offset", "tile_sign")
         }
         self.counts: list[int] = []
         self.crossbars: dict[str, list[Any]] = {name: [] for name in ("place", "phys", "weight", "group", "cells")}
@@ -107,6 +107,7 @@ class Network:
             padded[: len(values)] = values
             self.tiles[name].append(padded)
         self.tiles["tile_offset"].append(offset)
+        self.tiles["tile_sign"].append([0, 0])
         self.counts.append(len(planes))
         self.layer_tiles[-1] += 1
         for weight, cells, group in planes:

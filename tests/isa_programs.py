@@ -95,6 +95,7 @@ class Pieces:
         self._append("tile_cols", cols)
         self._append("tile_shift", np.broadcast_to(shift, self.hardware.rows))
         self._append("tile_offset", offset)
+        self._append("tile_sign", [0, 0])
         return self._append("tile_xbars", [count, len(crossbars)])
 
     def packed(self, cells: Any, row0: int = 0, col0: int = 0) -> np.ndarray:

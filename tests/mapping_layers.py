@@ -43,6 +43,7 @@ class Layer:
     groups: int = 1
     scale: np.ndarray | None = None
     squeeze: int = 0
+    sign_rows: int = 8
 
 
 def module_of(*layers: Layer) -> ModuleOp:
@@ -78,6 +79,7 @@ def _layer_op(layer: Layer, block: Block, name: str) -> WeightedOp:
         "bits": layer.bits,
         "sign": layer.sign,
         "squeeze": layer.squeeze,
+        "sign_rows": layer.sign_rows,
     }
     if w.ndim == 2:
         x = block.add_arg(TensorType((1, w.shape[1]), LEVELS))

@@ -24,6 +24,11 @@ def lower(
     machine = type(machine).model_validate({**machine.model_dump(), **target})
     context = PassContext(target=machine, act_bits=act_bits, report={} if report is None else report)
     parse_pipeline(pipeline).run(module, context)
+    return assembled(module)
+
+
+def assembled(module: ModuleOp) -> Program:
+    """The validated program of a module that `emit` has seen."""
     sections, emitted = to_words(module.program)
     metadata = {
         "smec_version": "0", "options": {}, "crossbars_dense_16": 0, "crossbars_dense_8": 0,

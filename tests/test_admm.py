@@ -99,7 +99,9 @@ def context_of(module: ModuleOp, g: GraphMaker, **target: Any) -> PassContext:
 
 @pytest.mark.parametrize("name", ["quantize-admm", "quantize-greedy"])
 @pytest.mark.parametrize("shift", ["fit", "leading-one"])
-@pytest.mark.parametrize(("sign", "squeeze"), [("differential", 6), ("twos-complement", 4), ("offset", 0)])
+@pytest.mark.parametrize(
+    ("sign", "squeeze"), [("differential", 6), ("twos-complement", 4), ("offset", 0), ("polarized", 6)]
+)
 @pytest.mark.parametrize("cell_bits", [1, 2])
 def test_squeeze_out_changes_nothing_afterwards(name: str, shift: str, sign: str, squeeze: int, cell_bits: int) -> None:
     g, module = residual()

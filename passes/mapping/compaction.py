@@ -166,7 +166,7 @@ def compact(tiles: Tiles, *, sign: str, offset: int, width: int, costs: Costs, g
 def _rows_of(plan: np.ndarray, block: int) -> np.ndarray:
     """The rows of blocks: int64 [T, R] from [T, R / block], -1 where there is no block."""
     rows = np.where(plan[:, :, None] >= 0, plan[:, :, None] * block + np.arange(block), -1)
-    return rows.reshape(len(plan), -1)
+    return rows.reshape(len(plan), plan.shape[1] * block)
 
 
 def _dealt(rows: np.ndarray, height: int) -> np.ndarray:
@@ -186,7 +186,8 @@ def _apply(tiles: Tiles, plan: np.ndarray, used: np.ndarray, shifts: np.ndarray,
     alive = (rows >= 0) & used.reshape(-1)[rows]
     keep = alive.any(axis=1)
     rows, alive = rows[keep], alive[keep]
-    key = np.where(alive, shifts.reshape(-1)[rows].astype(np.int64), -1).reshape(len(rows), -1, block).max(axis=2)
+    key = np.where(alive, shifts.reshape(-1)[rows].astype(np.int64), -1)
+    key = key.reshape(len(rows), height // block, block).max(axis=2)
     order = _rows_of(np.argsort(np.where(key < 0, 256, key), axis=1, kind="stable"), block)
     plan, alive = np.take_along_axis(rows, order, axis=1), np.take_along_axis(alive, order, axis=1)
     cols = tiles.cols[plan[:, 0] // height]

@@ -80,7 +80,8 @@ def group_rows(
     count, height = cells.shape[:2]
     if block and fixed is None:
         parts = group_rows(
-            cells.reshape(-1, block, cells.shape[2]), shifts.reshape(-1, block), columns, cell_bits, reader,
+            cells.reshape(count * height // block, block, cells.shape[2]), shifts.reshape(-1, block), columns,
+            cell_bits, reader,
             effort=effort,
         )  # fmt: skip
         return _joined(parts, height // block)
@@ -103,11 +104,15 @@ def group_rows(
 def _joined(parts: Grouped, each: int) -> Grouped:
     """Groups of crossbars from those of their blocks, `each` consecutive ones a crossbar, numbered on."""
     found, reads, bound, overflow = (
-        a.reshape(-1, each) for a in (parts.groups, parts.reads, parts.bound, parts.overflow)
+        a.reshape(len(a) // each, each) for a in (parts.groups, parts.reads, parts.bound, parts.overflow)
     )
     first = np.cumsum(found, axis=1) - found
-    local = parts.row_group.reshape(*found.shape, -1)
-    groups = np.where(local >= 0, local + first[:, :, None], -1).astype(np.int16).reshape(len(found), -1)
+    local = parts.row_group.reshape(*found.shape, parts.row_group.shape[1])
+    groups = (
+        np.where(local >= 0, local + first[:, :, None], -1)
+        .astype(np.int16)
+        .reshape(len(found), each * parts.row_group.shape[1])
+    )
     return Grouped(groups, found.sum(axis=1), reads.sum(axis=1), bound.sum(axis=1), overflow.sum(axis=1), parts.spent)
 
 
@@ -120,7 +125,8 @@ def consecutive(used: np.ndarray, rows: int, block: int = 0) -> np.ndarray:
     Returns:
         int64 [T, R], -1 not driven.
     """
-    inside = used.reshape(len(used), -1, block or used.shape[1])
+    block = block or used.shape[1]
+    inside = used.reshape(len(used), used.shape[1] // block, block)
     local = (np.cumsum(inside, axis=2) - 1) // rows
     count = local[:, :, -1] + 1
     first = np.cumsum(count, axis=1) - count
