@@ -201,7 +201,7 @@ def test_a_layer_of_zeros_has_no_tile() -> None:
     [
         (Layer(np.array([[256]])), "exceed 8 bits"),
         (Layer(np.array([[128]]), "twos-complement"), "exceed 8 bits"),
-        (Layer(np.array([[1]]), "polarized"), "cannot be tiled"),
+        (Layer(np.array([[1]]), "unsigned"), "cannot be tiled"),
         (Layer(np.array([[1]]), "offset", bits=17), "bits of layer"),
     ],
 )
