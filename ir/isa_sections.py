@@ -301,7 +301,8 @@ def row_signs(
         return None
     packed = sections["sign_blocks"][first + rows // height]
     negative = (packed[:, columns >> 3] >> (columns & 7)) & 1
-    return 1 - 2 * negative.astype(np.int64)
+    signs: IntArray = 1 - 2 * negative.astype(np.int64)
+    return signs
 
 
 class Sizes:
