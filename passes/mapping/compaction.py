@@ -137,7 +137,7 @@ def compact(tiles: Tiles, *, sign: str, offset: int, width: int, costs: Costs, g
     flat_masks, flat_shifts, flat_used = masks.reshape(-1), shifts.reshape(-1), used.reshape(-1)
     top = np.frexp((flat_masks & 0xFFFF | flat_masks >> 16).astype(np.float64))[1].reshape(-1, block).max(axis=1)
     block_shifts = flat_shifts.reshape(-1, block).max(axis=1)
-    block_used: np.ndarray = used.reshape(len(used), height, block).any(axis=2)
+    block_used = flat_used.reshape(len(used), height, block).max(axis=2)
     blocks: dict[bytes, list[int]] = {}
     for t in range(len(masks)):
         # A tile that may not be dealt out anew is a block of its own.
