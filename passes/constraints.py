@@ -68,7 +68,6 @@ class Geometry:
         rows, columns: R and C of a tile.
         cell_bits: c.
         dense: the layer has no groups. (With offset coding, packed blocks cannot use row shifts below the depth.)
-        positions: above 1, of a kernel whose tiles take the rows channel after channel (`tiling.kernel_order`).
 
     Raises:
         SmecError: unknown sign scheme, or a width that does not fit int16.
@@ -80,7 +79,6 @@ class Geometry:
     columns: int = 128
     cell_bits: int = 1
     dense: bool = True
-    positions: int = 1
 
     def __post_init__(self) -> None:
         if self.sign not in SIGNS:

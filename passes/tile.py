@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from smec.ir.core import Handle
@@ -14,7 +13,7 @@ from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import SIGNS, largest_bits, weight_range
 from smec.passes.mapping.layers import Hardware, block_shape, hardware
 from smec.passes.mapping.polarity import block_signs, check_sign_rows
-from smec.passes.mapping.tiling import Tiles, conv_blocks, dense_tiles, grouped_tiles, kernel_order, widened
+from smec.passes.mapping.tiling import Tiles, conv_blocks, dense_tiles, grouped_tiles, widened
 
 
 @register_pass
@@ -29,8 +28,7 @@ class Tile(Pass):
     of a weight in adjacent columns (ISAAC); with the columns of an operation unit, every unit skips its own empty rows.
 
     The weights of layers with the sign scheme `polarized` must share a sign in each column of a block of g rows of a
-    tile. Their rows come in the order of ONNX, c kh kw + ky kw + kx, since neighbours within a kernel often share their
-    sign; packed blocks of grouped convolutions begin at multiples of g rows.
+    tile; packed blocks of grouped convolutions then begin at multiples of g rows.
     """
 
     name = "tile"
@@ -95,10 +93,7 @@ def _cut(op: Conv | Gemm, height: int, width: int) -> Tiles:
     weight, offset = op.integers(), code_offset(op.sign, op.bits)
     if isinstance(op, Gemm):
         return dense_tiles(weight.T, height, width, offset)
-    if op.sign == "polarized":
-        order = kernel_order(math.prod(weight.shape[2:]), weight.shape[1])
-        blocks, index = (part[:, order] for part in conv_blocks(weight, op.groups))
-        return grouped_tiles(blocks, index, height, width, align=op.sign_rows)
     if op.groups > 1:
-        return grouped_tiles(*conv_blocks(weight, op.groups), height, width, offset)
+        align = op.sign_rows if op.sign == "polarized" else 1
+        return grouped_tiles(*conv_blocks(weight, op.groups), height, width, offset, align)
     return dense_tiles(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]), height, width, offset)

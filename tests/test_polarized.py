@@ -43,12 +43,15 @@ MAPPING = "tile,squeeze-out,compact,slice-bits,group-rows,assign-cores,emit"
 
 
 def polarize(weight: np.ndarray, sign_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """The same magnitudes with one sign for each output and `sign_rows` consecutive inputs, in the order of ONNX."""
+    """The same magnitudes with one sign for each output and `sign_rows` consecutive inputs, in the order of im2col."""
     m = len(weight)
-    flat = np.abs(weight).reshape(m, -1)
+    flat = np.abs(weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight).reshape(m, -1)
     signs = rng.choice([-1, 1], (m, -(-flat.shape[1] // sign_rows)))
     flat = flat * np.repeat(signs, sign_rows, axis=1)[:, : flat.shape[1]]
-    return flat.reshape(weight.shape)
+    if weight.ndim == 2:
+        return flat
+    _, depth, kh, kw = weight.shape
+    return flat.reshape(m, kh, kw, depth).transpose(0, 3, 1, 2)
 
 
 def magnitudes(kind: str, shape: tuple[int, ...], top: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -112,7 +111,6 @@ class LayerwiseQuantizer(Pass):
             geometry = Geometry(self.bits, self.sign, target.rows, target.columns, target.cell_bits, dense)
             if self.sign == "polarized":
                 check_sign_rows(self.sign_rows, target.rows)
-                geometry = replace(geometry, positions=math.prod(op.float_weight.shape[2:]))
         else:
             geometry = Geometry(self.bits, self.sign, dense=dense)
         return layer_constraint(geometry, pattern.text(), self.squeeze, self.constraints, self.sign_rows)

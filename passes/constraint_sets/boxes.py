@@ -9,7 +9,6 @@ import numpy as np
 from smec.ir.errors import SmecError
 from smec.passes.constraint_sets.rows import Representable, RowSet
 from smec.passes.constraints import Box, ConstraintSet, register_constraint
-from smec.passes.mapping.tiling import kernel_order
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,10 @@ class BoxSet(ConstraintSet):
         """The box of greatest worth.
 
         Args:
-            nearest: int16 [..., K, M], nearest integers without regard to this set, rows in the order of tiles.
+            nearest: int16 [..., K, M], nearest integers without regard to this set.
             worth: float64 of that shape, not negative.
         """
         raise NotImplementedError  # each set of boxes defines it
-
-    def bounds(self, nearest: np.ndarray, worth: np.ndarray) -> Box:
-        """`box` of matrices whose rows are in the order of im2col, with bounds spelled out."""
-        k, positions = nearest.shape[-2], self.geometry.positions
-        if positions == 1:
-            return full_box(self.box(nearest, worth), nearest.shape)
-        order = kernel_order(positions, k // positions)
-        box = full_box(self.box(nearest[..., order, :], worth[..., order, :]), nearest.shape)
-        back = np.argsort(order)
-        return Box(box.low[..., back, :], box.high[..., back, :])
 
     def project(self, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """See `ConstraintSet.project`: the nearest matrix of N-bit integers, exact."""

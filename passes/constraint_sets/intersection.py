@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 
 from smec.ir.errors import SmecError
-from smec.passes.constraint_sets.boxes import BoxSet, worth_of, zero_in_levels
+from smec.passes.constraint_sets.boxes import BoxSet, full_box, worth_of, zero_in_levels
 from smec.passes.constraint_sets.rows import Representable, RowSet
 from smec.passes.constraints import Box, ConstraintSet, error_of
 
@@ -107,7 +107,7 @@ def _boxed(
     """Add the bounds of one more set to `outer`."""
     best: tuple[float, Box, np.ndarray] | None = None
     for _ in range(_BOX_ROUNDS):
-        box = boxed.bounds(nearest, worth_of(values, nearest, weights))
+        box = full_box(boxed.box(nearest, worth_of(values, nearest, weights)), nearest.shape)
         if outer is not None:
             box = Box(np.maximum(box.low, outer.low), np.minimum(box.high, outer.high))
         found = rows.project(values, weights, box)
@@ -179,6 +179,6 @@ def frozen(constraint: ConstraintSet, integers: np.ndarray) -> tuple[RowSet, Box
     bounds: Box | None = None
     for boxed in constraint.boxes:
         # Zeros are worth nothing: a box of greatest worth keeps every entry.
-        box = boxed.bounds(integers, np.abs(integers).astype(np.float64))
+        box = full_box(boxed.box(integers, np.abs(integers).astype(np.float64)), integers.shape)
         bounds = box if bounds is None else Box(np.maximum(box.low, bounds.low), np.minimum(box.high, bounds.high))
     return rows, bounds

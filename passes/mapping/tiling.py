@@ -39,11 +39,6 @@ def conv_blocks(weight: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray
     return blocks, (position + channel).reshape(groups, -1)
 
 
-def kernel_order(positions: int, channels: int) -> np.ndarray:
-    """The rows (position x channels + channel) of a block channel after channel, int64 [K]: kernels stay together."""
-    return np.arange(positions * channels).reshape(positions, channels).T.reshape(-1)
-
-
 def dense_tiles(matrix: np.ndarray, height: int, width: int, offset: int = 0) -> Tiles:
     """Cut a matrix into tiles, in row-major order of (row block, column block).
 
