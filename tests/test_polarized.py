@@ -31,6 +31,7 @@ from smec.passes.base import PassContext
 from smec.passes.compact import Compact
 from smec.passes.constraints import Geometry, layer_constraint
 from smec.passes.group_rows import GroupRows
+from smec.passes.legality import check_legal
 from smec.passes.pipeline import parse_pipeline
 from smec.passes.slice_bits import SliceBits
 from smec.passes.squeeze_out import SqueezeOut
@@ -170,6 +171,17 @@ def test_blocks_bound_groups_and_reads() -> None:
 
 
 # -- what is refused
+
+
+def test_signs_belong_to_the_level() -> None:
+    module = signed(polarized_network(np.random.default_rng(0), 8), 8, np.random.default_rng(0))
+    context = PassContext(target=targets.load("sme"), act_bits=8)
+    parse_pipeline("tile,slice-bits").run(module, context)
+    check_legal(module)
+    layer = next(op for op in module.graph.ops if isinstance(op, MvmOp))
+    del layer.attributes["block_signs"]
+    with pytest.raises(SmecError, match=r"lacks its attribute 'block_signs' at level xbar.sliced"):
+        check_legal(module)
 
 
 def test_mixed_signs_are_located() -> None:

@@ -15,6 +15,7 @@ from quantized import both, find, lower, names, snr
 from random_graphs import RandomGraph
 
 import shared
+from smec.frontend.load import import_model
 from smec.ir.core import Location
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
@@ -22,8 +23,10 @@ from smec.ir.interpreter import interpret
 from smec.ir.parser import parse_module
 from smec.ir.printer import print_module
 from smec.ir.store import handles
+from smec.passes.base import PassContext
 from smec.passes.patterns import Uniform, Window
 from smec.passes.patterns import parse as parse_pattern
+from smec.passes.pipeline import parse_pipeline
 from smec.passes.quantization.scales import fit_scales, full_scales
 from smec.passes.quantize_nearest import QuantizeNearest
 
@@ -476,6 +479,16 @@ def test_carried_integers_may_be_quantized_anew() -> None:
 def test_carried_integers_must_fit() -> None:
     with pytest.raises(SmecError, match="do not fit 7-bit differential weights"):
         lower(qdq(False), {"x": X}, weights=QuantizeNearest(pattern="external", bits=7))
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "admm"])
+def test_carried_integers_take_the_sign_scheme(quantizer: str) -> None:
+    module = import_model(qdq(False))
+    text = (
+        f"partition,calibrate,quantize-activations,quantize-{quantizer}{{pattern=external sign=polarized sign-rows=4}}"
+    )
+    parse_pipeline(text).run(module, PassContext(calibration={"x": X}))
+    assert {(op.sign, op.sign_rows) for op in find(module, "quant.conv")} == {("polarized", 4)}
 
 
 def test_layers_that_carry_nothing_are_named() -> None:

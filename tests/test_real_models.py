@@ -69,6 +69,7 @@ ADMM = [
     ("twos-complement", 4, "uniform", "tensor", 91.5),
     ("twos-complement", 5, "uniform", "column", 91.4),
     ("twos-complement", 6, "uniform", "column", 89.0),
+    ("polarized", 5, "uniform", "column", 90.5),
 ]
 
 
