@@ -7,9 +7,10 @@
 Reads, below the data folder, `models/cifar10_resnet20.onnx` (batch normalisation folded) and
 `cifar10/cifar10_subset.npz`: 5,000 images to train on, 2,000 to test on. Test images are used once, in the end.
 
-The network starts at the integers that `--quantizer admm` finds without labels. Then come ADMM intervals, in which
-weights move between those integers and what the loss asks for, and training on the set, straight through. The loss is
-distillation from the float network, in bfloat16; images are flipped, shifted and mixed.
+The network starts at the integers that `--quantizer admm` finds without labels, which are on the set already; training
+on the set, straight through, improves on them. The loss is distillation from the float network, in bfloat16; images are
+flipped, shifted and mixed. Of the 5,000 images, 500 are held out: the weights that are kept are those whose outputs
+on these are nearest to the float network's, those of the start included.
 
 A run that was cut off goes on from `--checkpoint FILE`. Needs `pip install "smec[train]"`.
 """
@@ -17,6 +18,7 @@ A run that was cut off goes on from `--checkpoint FILE`. Needs `pip install "sme
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import time
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ from smec import train
 
 SEED = 3
 BATCH = 125
+#: Training images that only choose among epochs.
+HELD_OUT = 500
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 #: Channel statistics of ImageNet (RGB, of values in 0..1), which the network was trained with.
@@ -120,76 +124,82 @@ def blended(images: Tensor) -> Tensor:
 
 
 class Run:
-    """One fine-tuning: the model, ADMM, the teacher, and the time that there is."""
+    """One fine-tuning: the model, the teacher, the time that there is, and the best so far."""
 
     def __init__(self, arguments: argparse.Namespace, data: Images) -> None:
         self.arguments = arguments
-        self.data = data
+        self.images = data.images[:-HELD_OUT]
         self.model = from_onnx(arguments.data / "models" / "cifar10_resnet20.onnx")
         self.teacher = train.Teacher(self.model, temperature=arguments.temperature)
-        self.admm = train.Admm(
-            self.model,
-            sign=arguments.sign,
-            squeeze=arguments.squeeze,
-            rho=(0.1, 1.0, 10.0),
-            intervals=1,
-            start=data.images[: arguments.calibration],
-        )
-        self.rate = arguments.rate
+        # As they are and as training sees them: the teacher was trained on these images, and is too sure of them.
+        plain = data.images[-HELD_OUT:]
+        self.held_out = torch.cat([plain, augmented(plain)])
+        self.wanted = self.teacher(self.held_out)
+        calib = self.images[: arguments.calibration]
+        self.admm = train.Admm(self.model, sign=arguments.sign, squeeze=arguments.squeeze, start=calib)
+        self.admm.finish()  # the start is on the set: there is nothing to draw onto it
+        groups = self.admm.groups(arguments.rate, arguments.relative)
+        self.optimizer = torch.optim.Adam([group | {"initial_lr": group["lr"]} for group in groups])
         self.seconds = 60.0 * arguments.minutes * arguments.threads  # of processors: others may use them too
         self.spent = 0.0
-        self.optimizer = self._optimizer()
+        self.epochs = 0
+        self.least = self.distance()
+        self.best = copy.deepcopy(self.model.state_dict())
         if arguments.checkpoint is not None and arguments.checkpoint.exists():
             self._resume(torch.load(arguments.checkpoint))
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        """Anew after `finish`: scales have become parameters."""
-        return torch.optim.Adam(self.model.parameters(), lr=self.rate)
+    def distance(self) -> float:
+        """KL(teacher || student) at temperature 1, the mean over the images held out."""
+        with torch.no_grad():
+            found = torch.cat([self.model(part) for part in self.held_out.split(BATCH)])
+        return float(train.divergence(found, self.wanted))
 
     def epoch(self) -> float:
         """Once through the images; returns the mean loss."""
         began, total = time.process_time(), 0.0
-        for index in torch.randperm(len(self.data.labels)).split(BATCH):
+        for index in torch.randperm(len(self.images)).split(BATCH):
             share = min(1.0, (self.spent + time.process_time() - began) / self.seconds)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
-            images = blended(augmented(self.data.images[index]))
+                group["lr"] = group["initial_lr"] * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
+            images = blended(augmented(self.images[index]))
             with torch.autocast("cpu", torch.bfloat16):
-                logits, wanted = self.model(images).float(), self.teacher(images).float()
-            loss = self.teacher.distance(logits, wanted) + self.admm.penalty()
+                logits = self.model(images).float()
+                loss = self.teacher.loss(logits, images)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             total += loss.item() * len(index)
         self.spent += time.process_time() - began
-        return total / len(self.data.labels)
+        return total / len(self.images)
 
     def train(self) -> None:
-        """ADMM, and then on the set until the time is over."""
-        while self.spent < self.seconds or not self.admm.held:
+        """Train until the time is over, and go back to the best."""
+        print(f"start: KL {self.least:.4f} on images held out", flush=True)
+        while self.spent < self.seconds:
             loss = self.epoch()
-            if not self.admm.held:
-                told = self.admm.step()
-                print(f"{self.spent:5.0f} s  loss {loss:.4f}  rho {told.rho:g}  |W - Z| / |W| {told.primal:.4f}")
-                if self.admm.done:
-                    self.admm.finish()
-                    self.optimizer = self._optimizer()
-            else:
-                print(f"{self.spent:5.0f} s  loss {loss:.4f}", flush=True)
+            self.epochs += 1
+            found = self.distance()
+            if found < self.least:
+                self.least, self.best = found, copy.deepcopy(self.model.state_dict())
+            print(
+                f"{self.epochs:3} {self.spent:5.0f} s  loss {loss:.4f}  KL {found:.4f}  best {self.least:.4f}",
+                flush=True,
+            )
             if self.arguments.checkpoint is not None:
                 self._save()
+        self.model.load_state_dict(self.best)
 
     def _save(self) -> None:
         parts = {"admm": self.admm, "model": self.model, "optimizer": self.optimizer}
         state = {name: part.state_dict() for name, part in parts.items()}
-        torch.save(state | {"spent": self.spent, "random": torch.get_rng_state()}, self.arguments.checkpoint)
+        values = {name: getattr(self, name) for name in ("spent", "epochs", "least", "best")}
+        torch.save(state | values | {"random": torch.get_rng_state()}, self.arguments.checkpoint)
 
     def _resume(self, state: dict[str, Any]) -> None:
-        self.admm.load_state_dict(state["admm"])  # first: it may add parameters to the model
-        self.model.load_state_dict(state["model"])
-        self.optimizer = self._optimizer()
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.spent = state["spent"]
+        for name in ("admm", "model", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("spent", "epochs", "least", "best"):
+            setattr(self, name, state[name])
         torch.set_rng_state(state["random"])
 
 
@@ -202,7 +212,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("resnet20_tuned.onnx"))
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1e-3, help="of scales and biases")
+    parser.add_argument("--relative", type=float, default=0.02, help="rate of weights, as a share of their size")
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--calibration", type=int, default=512, help="images for the label-free start")
     arguments = parser.parse_args()
@@ -212,7 +223,7 @@ def main() -> None:
     run = Run(arguments, data)
     run.train()
     train.export_onnx(run.model, data.images[:2], arguments.output, input_names=["input"], output_names=["logits"])
-    calib = data.images[: arguments.calibration].numpy()
+    calib = run.images[: arguments.calibration].numpy()
     report: dict[str, dict[str, float]] = {}
     program = smec.compile(
         arguments.output,

@@ -195,6 +195,51 @@ def test_gradients_go_straight_through() -> None:
     torch.testing.assert_close(entry.gain.grad.reshape(-1), (gradient * held.detach() / gain).sum(1))
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_rates_go_by_the_size_of_weights(held: bool) -> None:
+    model, _ = small()
+    admm = train.Admm(model, squeeze=6, overrides={"head": None})
+    if held:
+        admm.finish()
+    others, *weights = admm.groups(0.5, 0.1)
+    assert others["lr"] == 0.5 and len(weights) == len(admm.layers)
+    listed = [*others["params"], *(p for group in weights for p in group["params"])]
+    assert sorted(map(id, listed)) == sorted(map(id, model.parameters()))
+    for name, group in zip(admm.layers, weights, strict=True):
+        module = model.get_submodule(name)
+        assert group["params"][0] is (module.parametrizations.weight.original if held else module.weight)
+        assert group["lr"] == pytest.approx(0.1 * float(module.weight.detach().square().mean().sqrt()))
+    optimizer = torch.optim.Adam(admm.groups(1e-3, 0.1))
+    before = admm.integers()
+    advance(model, admm, optimizer, torch.randn(8, 3, 6, 6), steps=8)
+    if held:
+        assert all((before[name] != integers).any() for name, integers in admm.integers().items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gets_the_same_integers() -> None:
+    """Moved before and after ADMM is prepared; every part of the loop runs."""
+    plain = small()[0]
+    reference = train.Admm(plain, sign="twos-complement", squeeze=6)
+    for early in (True, False):
+        model, images = small()
+        if early:
+            model.cuda()
+        admm = train.Admm(model, sign="twos-complement", squeeze=6)
+        model.cuda()
+        # The projection runs on the CPU: a GPU gets the very integers, but for weights folded on another device.
+        for name, integers in admm.integers().items():
+            assert np.mean(integers == reference.integers()[name]) > 0.99
+        advance(model, admm, sgd(model), images.cuda())
+        admm.step()
+        admm.finish()
+        advance(model, admm, sgd(model), images.cuda())
+        proto = train.export_onnx(model, images[:2].cuda())
+        found = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+        for name, integers in admm.integers().items():
+            np.testing.assert_array_equal(found[f"{name}.integers"], integers)
+
+
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 

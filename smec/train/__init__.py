@@ -25,7 +25,7 @@ from smec.train.folding import fold_batch_norm
 from smec.train.label_free import label_free
 from smec.train.options import LayerOptions
 from smec.train.start import Start
-from smec.train.teacher import Teacher
+from smec.train.teacher import Teacher, divergence
 
 __all__ = [
     "Admm",
@@ -33,6 +33,7 @@ __all__ = [
     "LayerOptions",
     "Start",
     "Teacher",
+    "divergence",
     "export_onnx",
     "fold_batch_norm",
     "label_free",

@@ -196,6 +196,23 @@ class Admm:
     def rho(self) -> float:
         return self.rho_stages[self.stage]
 
+    def groups(self, rate: float, relative: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer that moves every parameter by about its rate a step, such as Adam.
+
+        An integer changes when its weight has crossed half a level, and levels are as far apart as weights are large:
+        a rate that suits biases hardly ever changes an integer, or scrambles the layers with the least weights.
+
+        Args:
+            rate: of biases, scales and whatever else the model has.
+            relative: rate of a constrained weight, as a share of the root mean square of its layer's weights.
+        """
+        weights = [layer.weight for layer in self._layers.values()]
+        known = {id(weight) for weight in weights}
+        others = [p for p in self.model.parameters() if id(p) not in known]
+        sizes = [float(weight.detach().square().mean().sqrt()) for weight in weights]
+        found = [{"params": [w], "lr": relative * size} for w, size in zip(weights, sizes, strict=True)]
+        return [{"params": others, "lr": rate}, *found]
+
     def penalty(self) -> Tensor:
         """The sum of rho / 2 |W - Z + U|^2, to be added to the loss; 0 after `finish`."""
         if self._held:

@@ -37,11 +37,11 @@ class Teacher(nn.Module):
 
     def loss(self, logits: Tensor, *inputs: Tensor) -> Tensor:
         """T^2 KL(teacher || student), the mean over the batch, from the student's logits [B, classes] on `inputs`."""
-        return self.distance(logits, self(*inputs))
+        return divergence(logits, self(*inputs), self.temperature)
 
-    def distance(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """The same from the teacher's logits."""
-        t = self.temperature
-        found = functional.log_softmax(logits / t, dim=-1)
-        target = functional.log_softmax(wanted / t, dim=-1)
-        return functional.kl_div(found, target, reduction="batchmean", log_target=True) * t * t
+
+def divergence(logits: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(wanted || found) of the softmax of two sets of logits [B, classes] over T, the mean over the batch."""
+    found = functional.log_softmax(logits / temperature, dim=-1)
+    target = functional.log_softmax(wanted / temperature, dim=-1)
+    return functional.kl_div(found, target, reduction="batchmean", log_target=True) * temperature**2
