@@ -24,19 +24,25 @@ import smec
 from smec import train
 
 
-def epoch(
-    model: nn.Module, admm: train.Admm, teacher: train.Teacher, images: Tensor, labels: Tensor, rate: float
-) -> None:
-    """Once through the images, with a fresh optimizer: `finish` adds parameters."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    generator = torch.Generator().manual_seed(SEED)
-    for index in torch.randperm(len(images)).split(BATCH):
-        batch = shifted(images[index], generator)
-        logits = model(batch)
-        loss = functional.cross_entropy(logits, labels[index]) + teacher.loss(logits, batch) + admm.penalty()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+class Loop:
+    """What an epoch needs: the loss is that of the labels, of the float network's outputs, and ADMM's penalty."""
+
+    def __init__(
+        self, model: nn.Module, admm: train.Admm, teacher: train.Teacher, images: Tensor, labels: Tensor
+    ) -> None:
+        self.model, self.admm, self.teacher = model, admm, teacher
+        self.images, self.labels = images, labels
+        self.generator = torch.Generator().manual_seed(SEED)
+
+    def epoch(self, optimizer: torch.optim.Optimizer) -> None:
+        for index in torch.randperm(len(self.images), generator=self.generator).split(BATCH):
+            batch = shifted(self.images[index], self.generator)
+            logits = self.model(batch)
+            loss = functional.cross_entropy(logits, self.labels[index]) + self.teacher.loss(logits, batch)
+            loss = loss + self.admm.penalty()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 def main() -> None:
@@ -56,14 +62,19 @@ def main() -> None:
     model.eval()
     teacher = train.Teacher(model)
     admm = train.Admm(model, sign=arguments.sign, squeeze=arguments.squeeze, rho=(0.1, 1.0, 10.0), intervals=1)
+    loop = Loop(model, admm, teacher, images, labels)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     while not admm.done:
         for _ in range(max(1, arguments.epochs // 6)):
-            epoch(model, admm, teacher, images, labels, 1e-3)
+            loop.epoch(optimizer)
         told = admm.step()
         print(f"rho {told.rho:g}: |W - Z| / |W| {told.primal:.3f}")
     admm.finish()
-    for count in range(max(1, arguments.epochs // 2)):
-        epoch(model, admm, teacher, images, labels, 1e-3 * 0.7**count)
+    optimizer = torch.optim.Adam(admm.groups(1e-3, 0.01))  # anew: there are scales to train now
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
+    for _ in range(max(1, arguments.epochs // 2)):
+        loop.epoch(optimizer)
+        schedule.step()
     train.export_onnx(model, images[:2], arguments.output, input_names=["image"], output_names=["logits"])
 
     report: dict[str, dict[str, float]] = {}

@@ -2,7 +2,7 @@
 
     python examples/finetune_resnet20.py                                     # two's complement, two planes
     python examples/finetune_resnet20.py --sign differential --squeeze 7     # one plane of each sign
-    python examples/finetune_resnet20.py --minutes 5 --output tuned.onnx
+    python examples/finetune_resnet20.py --epochs 0                          # the label-free start, to compare
 
 Reads, below the data folder, `models/cifar10_resnet20.onnx` (batch normalisation folded) and
 `cifar10/cifar10_subset.npz`: 5,000 images to train on, 2,000 to test on. Test images are used once, in the end.
@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +121,13 @@ def blended(images: Tensor) -> Tensor:
     return share * images + (1 - share) * images[torch.randperm(len(images))]
 
 
+#: What a checkpoint holds, besides the state of random numbers: parts in the order in which they are loaded.
+PARTS = ("admm", "model", "optimizer", "schedule")
+VALUES = ("epochs", "least", "best")
+
+
 class Run:
-    """One fine-tuning: the model, the teacher, the time that there is, and the best so far."""
+    """One fine-tuning: the model, the teacher, and the best so far."""
 
     def __init__(self, arguments: argparse.Namespace, data: Images) -> None:
         self.arguments = arguments
@@ -138,10 +141,9 @@ class Run:
         calib = self.images[: arguments.calibration]
         self.admm = train.Admm(self.model, sign=arguments.sign, squeeze=arguments.squeeze, start=calib)
         self.admm.finish()  # the start is on the set: there is nothing to draw onto it
-        groups = self.admm.groups(arguments.rate, arguments.relative)
-        self.optimizer = torch.optim.Adam([group | {"initial_lr": group["lr"]} for group in groups])
-        self.seconds = 60.0 * arguments.minutes * arguments.threads  # of processors: others may use them too
-        self.spent = 0.0
+        self.optimizer = torch.optim.Adam(self.admm.groups(arguments.rate, arguments.relative))
+        steps = max(1, arguments.epochs * -(-len(self.images) // BATCH))
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
         self.epochs = 0
         self.least = self.distance()
         self.best = copy.deepcopy(self.model.state_dict())
@@ -156,11 +158,8 @@ class Run:
 
     def epoch(self) -> float:
         """Once through the images; returns the mean loss."""
-        began, total = time.process_time(), 0.0
+        total = 0.0
         for index in torch.randperm(len(self.images)).split(BATCH):
-            share = min(1.0, (self.spent + time.process_time() - began) / self.seconds)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
             images = blended(augmented(self.images[index]))
             with torch.autocast("cpu", torch.bfloat16):
                 logits = self.model(images).float()
@@ -168,37 +167,33 @@ class Run:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+            self.schedule.step()
             total += loss.item() * len(index)
-        self.spent += time.process_time() - began
         return total / len(self.images)
 
     def train(self) -> None:
-        """Train until the time is over, and go back to the best."""
+        """Train, and go back to the best."""
         print(f"start: KL {self.least:.4f} on images held out", flush=True)
-        while self.spent < self.seconds:
+        while self.epochs < self.arguments.epochs:
             loss = self.epoch()
             self.epochs += 1
             found = self.distance()
             if found < self.least:
                 self.least, self.best = found, copy.deepcopy(self.model.state_dict())
-            print(
-                f"{self.epochs:3} {self.spent:5.0f} s  loss {loss:.4f}  KL {found:.4f}  best {self.least:.4f}",
-                flush=True,
-            )
+            print(f"epoch {self.epochs}: loss {loss:.4f}, KL {found:.4f}, best {self.least:.4f}", flush=True)
             if self.arguments.checkpoint is not None:
                 self._save()
         self.model.load_state_dict(self.best)
 
     def _save(self) -> None:
-        parts = {"admm": self.admm, "model": self.model, "optimizer": self.optimizer}
-        state = {name: part.state_dict() for name, part in parts.items()}
-        values = {name: getattr(self, name) for name in ("spent", "epochs", "least", "best")}
+        state = {name: getattr(self, name).state_dict() for name in PARTS}
+        values = {name: getattr(self, name) for name in VALUES}
         torch.save(state | values | {"random": torch.get_rng_state()}, self.arguments.checkpoint)
 
     def _resume(self, state: dict[str, Any]) -> None:
-        for name in ("admm", "model", "optimizer"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
-        for name in ("spent", "epochs", "least", "best"):
+        for name in VALUES:
             setattr(self, name, state[name])
         torch.set_rng_state(state["random"])
 
@@ -208,7 +203,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--sign", default="twos-complement")
     parser.add_argument("--squeeze", type=int, default=6)
-    parser.add_argument("--minutes", type=float, default=25, help="of all threads' processor time")
+    parser.add_argument("--epochs", type=int, default=20, help="0: the label-free start as it is")
     parser.add_argument("--output", type=Path, default=Path("resnet20_tuned.onnx"))
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--threads", type=int, default=2)
