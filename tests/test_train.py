@@ -312,13 +312,14 @@ def compiled(path: Path, images: Tensor, sign: str, squeeze: int) -> tuple[list[
 
     report: dict[str, Any] = {}
     level = "xbar.squeezed" if squeeze else "xbar.tiled"
-    options = {"pattern": "external", "sign": sign, "squeeze": squeeze, "shift": "fit"}
+    options = {"pattern": "external", "sign": sign, "sign_rows": 16, "squeeze": squeeze, "shift": "fit"}
     module = smec.lower(path, level, calib={"input": images.numpy()}, report=report, **options)
     return [op for op in module.graph.ops if isinstance(op, MvmOp)], report
 
 
 @pytest.mark.parametrize(
-    ("sign", "squeeze", "scale"), [*((*s, "column") for s in SIGNS), ("differential", 6, "tensor")]
+    ("sign", "squeeze", "scale"),
+    [*((*s, "column") for s in SIGNS), ("differential", 6, "tensor"), ("polarized", 5, "column")],
 )
 @pytest.mark.parametrize("network", [Small, Wave])
 def test_programs_have_the_integers_of_training(
@@ -327,7 +328,7 @@ def test_programs_have_the_integers_of_training(
     torch.manual_seed(1)
     model = network()
     images = torch.randn(8, 3, 6, 6) if network is Small else torch.randn(8, 4, 10)
-    admm = train.Admm(model, sign=sign, squeeze=squeeze, scale=scale)
+    admm = train.Admm(model, sign=sign, squeeze=squeeze, scale=scale, sign_rows=16)
     advance(model, admm, sgd(model), images)
     admm.step()
     admm.finish()

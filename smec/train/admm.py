@@ -107,7 +107,7 @@ class Admm:
 
     Args:
         model: any module; its Conv1d, Conv2d and Linear layers, grouped and depthwise ones too, are constrained.
-        pattern, bits, sign, squeeze, scale, constraints: see `LayerOptions`.
+        pattern, bits, sign, squeeze, scale, constraints, sign_rows: see `LayerOptions`.
         target: hardware whose tiles count, as for `smec.compile`.
         overrides: options of single layers, by name or pattern of names; None leaves a layer out.
         rho: penalties, one a stage.
@@ -132,6 +132,7 @@ class Admm:
         squeeze: int = 0,
         scale: str = "column",
         constraints: str = "",
+        sign_rows: int = 8,
         target: str | os.PathLike[str] | Target = "sme",
         overrides: Mapping[str, LayerOptions | None] | None = None,
         rho: Sequence[float] = (1e-3, 1e-2, 1e-1),
@@ -142,7 +143,7 @@ class Admm:
     ) -> None:
         from smec import targets
 
-        default = LayerOptions(pattern, bits, sign, squeeze, scale, constraints)
+        default = LayerOptions(pattern, bits, sign, squeeze, scale, constraints, sign_rows)
         hardware = targets.load(target)
         self.rho_stages = _checked_stages(rho, intervals)
         self.intervals = intervals

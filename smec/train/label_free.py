@@ -57,6 +57,7 @@ def label_free(
         squeeze=options.squeeze,
         shift=shift,  # type: ignore[arg-type]  # likewise
         constraints=options.constraints,
+        sign_rows=options.sign_rows,
     )
     pipeline = Pipeline([*parse_pipeline("partition,calibrate,quantize-activations"), solver])
     real = lower(proto, "quant.float", pipeline=pipeline, calib=array, target=target)

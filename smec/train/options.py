@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from smec.ir.errors import SmecError
 from smec.passes.constraints import ConstraintSet, Geometry, layer_constraint
+from smec.passes.mapping.polarity import check_sign_rows
 
 if TYPE_CHECKING:
     from smec.targets import Target
@@ -35,6 +36,7 @@ class LayerOptions:
         squeeze: x, bit positions that squeeze-out is to free without error.
         scale: one scale a "column" (output) or one a "tensor".
         constraints: further sets, parted by "+", see `smec.passes.constraints`.
+        sign_rows: g, rows of a tile that share a sign in each column, with sign "polarized".
     """
 
     pattern: str = "uniform"
@@ -43,6 +45,7 @@ class LayerOptions:
     squeeze: int = 0
     scale: str = "column"
     constraints: str = ""
+    sign_rows: int = 8
 
     def constraint(self, target: Target, dense: bool) -> ConstraintSet:
         """The set, on the tiles of `target`; `dense`: the layer has no groups.
@@ -52,8 +55,10 @@ class LayerOptions:
         """
         if self.scale not in SCALES:
             raise SmecError("unknown granularity of scales", expected=" | ".join(SCALES), found=repr(self.scale))
+        if self.sign == "polarized":
+            check_sign_rows(self.sign_rows, target.rows)
         geometry = Geometry(self.bits, self.sign, target.rows, target.columns, target.cell_bits, dense)
-        return layer_constraint(geometry, self.pattern, self.squeeze, self.constraints)
+        return layer_constraint(geometry, self.pattern, self.squeeze, self.constraints, self.sign_rows)
 
 
 def choose(
