@@ -42,6 +42,7 @@ ENTRY_POINT_GROUP = "smec.passes"
 
 #: The passes of this package; the file and the class of each have the same words as its name.
 _BUILTIN_NAMES = (
+    "allocate",
     "assign-cores",
     "calibrate",
     "compact",

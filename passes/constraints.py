@@ -53,6 +53,7 @@ BUILTIN_CONSTRAINTS = {
     "polarized": "smec.passes.constraint_sets.boxes:Polarized",
     "representable": "smec.passes.constraint_sets.rows:Representable",
     "zero-blocks": "smec.passes.constraint_sets.boxes:ZeroBlocks",
+    "zero-rows": "smec.passes.constraint_sets.boxes:ZeroRows",
 }
 
 ConstraintT = TypeVar("ConstraintT", bound="type[ConstraintSet]")

@@ -21,6 +21,7 @@ from smec.options import (
     engine_option,
     json_option,
     method_option,
+    parse_depth,
     path_argument,
     shape_option,
 )
@@ -125,13 +126,19 @@ def refuse_options(names: Iterable[str]) -> None:
 @act_bits_option
 @click.option("--scale", type=click.Choice(["column", "tensor"]), default="column", show_default=True,
               help="One weight scale a column or a tensor.")  # fmt: skip
-@click.option("--sign", type=click.Choice(SIGNS), default="differential", show_default=True, help="Sign scheme.")
+@click.option("--sign", type=click.Choice(SIGNS),
+              help="Sign scheme.  [default: differential; with --squeeze auto: by layer]")  # fmt: skip
 @click.option("--sign-rows", type=click.IntRange(1), default=8, show_default=True,
               help="Rows that share a sign in each column, with polarized.")  # fmt: skip
-@click.option("--quantizer", default="nearest", show_default=True, metavar="NAME", help="How weights are rounded.")
-@click.option("--squeeze", type=click.IntRange(0, 15), default=0, show_default=True, help="Bit positions given up.")
-@click.option("--shift", type=click.Choice(["leading-one", "fit"]), default="leading-one", show_default=True,
-              help="Rule of the row shifts.")  # fmt: skip
+@click.option("--quantizer", metavar="NAME",
+              help="How weights are rounded.  [default: nearest; with --squeeze auto: admm]")  # fmt: skip
+@click.option("--squeeze", callback=parse_depth, default="0", show_default=True, metavar="N|auto",
+              help="Bit positions given up; auto: by layer, within --max-error or --max-crossbars.")  # fmt: skip
+@click.option("--shift", type=click.Choice(["leading-one", "fit"]),
+              help="Rule of the row shifts.  [default: leading-one; with --squeeze auto: fit]")  # fmt: skip
+@click.option("--max-error", type=float, metavar="E",
+              help="For --squeeze auto: bound on the outputs' squared error over their power, as 0.01.")  # fmt: skip
+@click.option("--max-crossbars", type=click.IntRange(1), metavar="N", help="For --squeeze auto: bound on crossbars.")
 @click.option("--scheme", metavar="NAME{...}", help="A named mapping instead of the options from --pattern on.")
 @click.option("--pipeline", metavar="TEXT", help="Passes to run instead of the default ones.")
 @click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers passes.")

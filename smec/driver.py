@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -36,18 +36,24 @@ IMPORT_LEVEL = "nn"
 
 @dataclass(frozen=True)
 class Options:
-    """What a compile may choose (see `compile`); `pipeline_text` is the pipeline that follows from it."""
+    """What a compile may choose (see `compile`); `pipeline_text` is the pipeline that follows from it.
+
+    `sign`, `quantizer` and `shift` are None for what suits the squeeze depth: "differential", "nearest" and
+    "leading-one"; with the depth "auto" all sign schemes, "admm" and "fit".
+    """
 
     method: str = "mse"
     pattern: str = "uniform"
     bits: int = 8
     act_bits: int = 8
     scale: str = "column"
-    sign: str = "differential"
+    sign: str | None = None
     sign_rows: int = 8
-    quantizer: str = "nearest"
-    squeeze: int = 0
-    shift: str = "leading-one"
+    quantizer: str | None = None
+    squeeze: int | Literal["auto"] = 0
+    shift: str | None = None
+    max_error: float | None = None
+    max_crossbars: int | None = None
 
     def check(self) -> None:
         """Refuse numbers out of range and words that nothing offers, before any work is done.
@@ -59,12 +65,30 @@ class Options:
 
         if not 1 <= self.act_bits <= 16:
             raise SmecError("activation bits out of range", expected="1 to 16", found=self.act_bits)
-        if not 0 <= self.squeeze < self.bits:
+        if self.squeeze != "auto" and not 0 <= self.squeeze < self.bits:
             raise SmecError("squeeze depth out of range", expected=f"0 to {self.bits - 1}", found=self.squeeze)
+        self._check_budget()
         patterns.parse(self.pattern, self.bits)
-        if self.quantizer not in quantizers():
+        if self.rounding not in quantizers():
             known = ", ".join(quantizers())
-            raise SmecError("unknown quantizer", expected=f"one of {known}", found=repr(self.quantizer))
+            raise SmecError("unknown quantizer", expected=f"one of {known}", found=repr(self.rounding))
+        if self.squeeze == "auto" and not knows_squeeze(self.rounding):
+            raise SmecError("quantizer with squeeze 'auto'", expected="admm or another that has an option 'squeeze'",
+                            found=repr(self.rounding))  # fmt: skip
+
+    def _check_budget(self) -> None:
+        budgets = [b for b in (self.max_error, self.max_crossbars) if b is not None]
+        if self.squeeze == "auto" and len(budgets) != 1:
+            raise SmecError("squeeze 'auto' needs a budget", expected="one of max-error and max-crossbars",
+                            found="both" if budgets else "none")  # fmt: skip
+        if self.squeeze != "auto" and budgets:
+            raise SmecError("a budget without squeeze 'auto'", found="max-crossbars" if self.max_error is None else
+                            "max-error", hint="give squeeze 'auto'")  # fmt: skip
+
+    @property
+    def rounding(self) -> str:
+        """The quantizer of weights."""
+        return self.quantizer or ("admm" if self.squeeze == "auto" else "nearest")
 
     def calibration_text(self) -> str:
         """The pass that calibrates activations."""
@@ -72,20 +96,12 @@ class Options:
 
     def pipeline_text(self) -> str:
         """The default pipeline with these options."""
-        squeeze = [f"squeeze-out{{depth={self.squeeze} shift={self.shift}}}"] if self.squeeze else []
-        weights = f"pattern={_plain(self.pattern)} bits={self.bits} scale={self.scale} sign={self.sign}"
-        if self.sign == "polarized":
-            weights += f" sign-rows={self.sign_rows}"
-        if self.squeeze and knows_squeeze(self.quantizer):
-            weights += f" squeeze={self.squeeze} shift={self.shift}"
         return ",".join(
             [
                 "partition",
                 self.calibration_text(),
                 "quantize-activations",
-                f"quantize-{self.quantizer}{{{weights}}}",
-                "tile",
-                *squeeze,
+                *(self._auto() if self.squeeze == "auto" else self._uniform()),
                 "compact",
                 "slice-bits",
                 "group-rows",
@@ -93,6 +109,33 @@ class Options:
                 "emit",
             ]
         )
+
+    def _uniform(self) -> list[str]:
+        shift = self.shift or "leading-one"
+        squeeze = [f"squeeze-out{{depth={self.squeeze} shift={shift}}}"] if self.squeeze else []
+        weights = (
+            f"pattern={_plain(self.pattern)} bits={self.bits} scale={self.scale} sign={self.sign or 'differential'}"
+        )
+        if self.sign == "polarized":
+            weights += f" sign-rows={self.sign_rows}"
+        if self.squeeze and knows_squeeze(self.rounding):
+            weights += f" squeeze={self.squeeze} shift={shift}"
+        return [f"quantize-{self.rounding}{{{weights}}}", "tile", *squeeze]
+
+    def _auto(self) -> list[str]:
+        name, value = (
+            ("max-error", self.max_error) if self.max_crossbars is None else ("max-crossbars", self.max_crossbars)
+        )
+        signs = f" signs={self.sign}" if self.sign else ""
+        choices = (
+            f"patterns={_plain(self.pattern)} bits={self.bits} scales={self.scale}{signs} shift={self.shift or 'fit'}"
+        )
+        return [
+            f"allocate{{{name}={value} {choices}}}",
+            f"quantize-{self.rounding}{{squeeze=auto}}",
+            "tile",
+            "squeeze-out",
+        ]
 
 
 def _plain(text: str) -> str:
@@ -292,11 +335,13 @@ def compile(
     bits: int = 8,
     act_bits: int = 8,
     scale: str = "column",
-    sign: str = "differential",
+    sign: str | None = None,
     sign_rows: int = 8,
-    quantizer: str = "nearest",
-    squeeze: int = 0,
-    shift: str = "leading-one",
+    quantizer: str | None = None,
+    squeeze: int | Literal["auto"] = 0,
+    shift: str | None = None,
+    max_error: float | None = None,
+    max_crossbars: int | None = None,
     scheme: str | Scheme | None = None,
     pipeline: str | Pipeline | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
@@ -320,13 +365,17 @@ def compile(
         bits: bits N of a weight's magnitude.
         act_bits: bits A of an activation, 1 to 16.
         scale: one weight scale a "column" (output channel) or a "tensor".
-        sign: "differential", "offset", "polarized" or "twos-complement".
+        sign: "differential", "offset", "polarized" or "twos-complement"; None: "differential", with squeeze "auto" what
+            is best for each layer.
         sign_rows: g, rows of a tile that share a sign in each column, with "polarized".
-        quantizer: how weights are rounded: "nearest".
-        squeeze: bit positions x given up by squeeze-out; 0 leaves it out.
-        shift: rule of the row shifts: "leading-one" or "fit".
+        quantizer: how weights are rounded: "nearest", "admm" or "greedy"; None: "nearest", with squeeze "auto" "admm".
+        squeeze: bit positions x given up by squeeze-out; 0 leaves it out; "auto" chooses for each layer.
+        shift: rule of the row shifts: "leading-one" or "fit"; None: "leading-one", with squeeze "auto" "fit".
+        max_error: for squeeze "auto": bound on the squared error of the network's outputs over their power (as 0.01);
+            the fewest crossbars within it are sought (`smec.passes.allocate`).
+        max_crossbars: for squeeze "auto", instead: bound on the physical crossbars; the least error is sought.
         scheme: a named mapping (`smec.schemes`), as text or as an object; it settles all that the options from
-            `pattern` to `shift` would (but for `act_bits`).
+            `pattern` to `max_crossbars` would (but for `act_bits`).
         pipeline: passes, as text or as a pipeline, instead of the default pipeline that the options above describe (see
             `default_pipeline`); for a module, instead of the passes that it has left.
         plugins: Python files that register passes; run before the pipeline is read.
@@ -343,7 +392,9 @@ def compile(
     Raises:
         SmecError: the model, the data or an option is refused.
     """
-    options = Options(method, pattern, bits, act_bits, scale, sign, sign_rows, quantizer, squeeze, shift)
+    options = Options(
+        method, pattern, bits, act_bits, scale, sign, sign_rows, quantizer, squeeze, shift, max_error, max_crossbars
+    )
     report = {} if report is None else report
     job = Job(
         model, options, target, calib, pipeline, tuple(plugins), dump_ir, input_shapes, seed, report, progress,

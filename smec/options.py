@@ -31,6 +31,15 @@ def parse_shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...])
     return shapes
 
 
+def parse_depth(_: click.Context, __: click.Parameter, value: str) -> int | str:
+    """A squeeze depth: 0 to 15, or `auto`."""
+    if value == "auto":
+        return value
+    if not value.isdecimal() or int(value) > 15:
+        raise click.BadParameter(f"{value!r} is not 0 to 15, or auto")
+    return int(value)
+
+
 def json_option(command: Command) -> Command:
     """The option `--json`."""
     return click.option(

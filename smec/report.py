@@ -110,10 +110,20 @@ def show_compile(document: Document) -> None:
                 *_crossbar_rows(document),
                 ("instructions", f"{document['instructions']:,}"),
                 ("MACs on crossbars", f"{100 * document['crossbar_mac_share']:.2f} %"),
+                *_budget_rows(document["passes"]),
                 ("time", f"{document['wall_s']:.2f} s, {document['peak_rss_mb']:.0f} MiB at most"),
             ]
         )
     )
+
+
+def _budget_rows(passes: Document) -> list[tuple[str, object]]:
+    """What `allocate` expected of its choice, and what became of it."""
+    if (choice := passes.get("allocate")) is None:
+        return []
+    measured = [p["network_error"] for p in passes.values() if isinstance(p, Mapping) and "network_error" in p]
+    found = "".join(f", {error:.3g} on calibration images" for error in measured)
+    return [("error of the outputs", f"{choice['predicted_error']:.3g} expected{found}")]
 
 
 def show_lower(document: Document) -> None:

@@ -95,7 +95,7 @@ def test_what_squeeze_out_keeps_is_representable(case: tuple[Layer, Target, int]
 
 # -- properties of all projections -------------------------------------------------------------------------------------
 
-TEXTS = ["", "zero-blocks:50:2:1", "zero-blocks:30", "polarized:2", "zero-blocks:40:1:2+polarized:3"]
+TEXTS = ["", "zero-blocks:50:2:1", "zero-blocks:30", "polarized:2", "zero-blocks:40:1:2+polarized:3", "zero-rows:2"]
 
 
 @st.composite
@@ -314,7 +314,14 @@ def test_no_common_point_is_an_error() -> None:
 
 def test_text_is_read_back() -> None:
     geometry = Geometry(8)
-    for text in ("zero-blocks:30", "zero-blocks:50:16:128", "polarized:16", "representable:3", "pattern:window:2"):
+    for text in (
+        "zero-blocks:30",
+        "zero-blocks:50:16:128",
+        "zero-rows:3",
+        "polarized:16",
+        "representable:3",
+        "pattern:window:2",
+    ):
         assert parse_constraint(text, geometry).text() == text
     assert parse_constraint("zero-blocks", geometry).text() == "zero-blocks"
 
@@ -328,6 +335,7 @@ def test_text_is_read_back() -> None:
         ("polarized:0", "without rows"),
         ("zero-blocks:101", "0 to 100"),
         ("zero-blocks:50:-1", "without entries"),
+        ("zero-rows:-1", "negative"),
         ("representable:8", "0 to 7"),
         ("pattern:none", "unknown pattern"),
     ],

@@ -50,6 +50,7 @@ PASSES = [
 
 #: Passes that stand beside one of those: what they follow, and their text.
 BESIDE = {
+    "allocate": ("quantize-activations", "allocate{bits=4 max-crossbars=6}"),
     "quantize-admm": ("quantize-activations", "quantize-admm{bits=4 squeeze=1 iterations=20}"),
     "quantize-greedy": ("quantize-activations", "quantize-greedy{bits=4 squeeze=1}"),
     "replicate": ("group-rows", "replicate{crossbars=24}"),

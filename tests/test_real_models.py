@@ -96,3 +96,14 @@ def test_mobilenet_v2() -> None:
     logits = next(iter(result.outputs.values()))
     assert np.isfinite(logits).all()
     assert 100 * float((logits.argmax(-1) == labels).mean()) >= 82.4
+
+
+@shared.needs_resnet20
+def test_depths_by_layer_take_fewer_crossbars_than_any_one_depth() -> None:
+    """Two planes a layer take 50 crossbars and leave 91.4 % (docs/budget.md)."""
+    report: dict[str, Any] = {}
+    program = resnet20(256, squeeze="auto", max_crossbars=44, report=report)
+    assert program.metadata["crossbars"] <= report["allocate"]["crossbars"] <= 44
+    assert report["squeeze-out"]["squared_error"] == 0
+    assert report["quantize-admm"]["network_error"] < report["allocate"]["predicted_error"] < 0.1
+    assert top1(program) > 90

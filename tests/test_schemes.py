@@ -152,7 +152,7 @@ def test_wrong_schemes_are_explained(text: str, message: str) -> None:
 
 def test_a_list_has_no_scheme_twice() -> None:
     with pytest.raises(SmecError, match="'sme' is given twice"):
-        parse_schemes("sme,dense-8,sme{depth=7}")
+        parse_schemes("sme,dense-8,sme{depth=auto}")
 
 
 def test_a_scheme_and_what_it_settles() -> None:

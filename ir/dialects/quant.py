@@ -205,6 +205,8 @@ class WeightedOp(Operation):
     sign_rows = attr(int, default=8, doc="g: rows of a tile that share a sign in each column, where sign is polarized")
     squeeze = attr(int, default=0, doc="x: how many of the N bit positions are given up")
     shift = attr(str, default="leading-one")
+    scale = attr(str, default="column", doc="scales that a quantizer is to choose: one a column, or one a tensor")
+    constraints = attr(str, default="", doc="further sets that it is to choose from, parted by '+'")
 
     def integers(self) -> np.ndarray:
         """The integer weights, ONNX layout.

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from smec.ir.core import Handle, Value
-from smec.ir.dialects.builtin import ModuleOp
+from smec.ir.dialects.builtin import GraphOp, ModuleOp
 from smec.ir.dialects.quant import Conv, WeightedOp
 from smec.ir.errors import SmecError
 from smec.passes.admm.estimate import estimate_of
 from smec.passes.admm.hessian import Addend, blocks_to_weight, measure, weight_blocks
 from smec.passes.admm.prefix import FloatPrefix, walk
+from smec.passes.admm.probe import Reference
 from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution
 from smec.passes.base import Pass, PassContext
+from smec.passes.base import levels as levels_of
 from smec.passes.calibrate import CALIBRATION_INPUTS, Calibrate, calibration_inputs
 from smec.passes.constraints import ConstraintSet, Geometry, layer_constraint
 from smec.passes.mapping.layers import hardware
 from smec.passes.mapping.polarity import check_sign_rows
 from smec.passes.patterns import External, Pattern, parse
 from smec.passes.quantize_nearest import set_integers, zero_share
+
+#: Level of a module whose layers say how they are to be quantized, by these attributes.
+ALLOCATED = "quant.allocated"
+CHOSEN = ("pattern", "bits", "scale", "sign", "squeeze", "shift", "constraints")
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,13 @@ class LayerwiseQuantizer(Pass):
     sign_rows: int = field(
         default=8, metadata={"doc": "g: rows of a tile that share a sign in each column, with sign=polarized"}
     )
-    squeeze: int = field(default=0, metadata={"doc": "x: bit positions that squeeze-out is to free without error"})
+    squeeze: int | Literal["auto"] = field(
+        default=0,
+        metadata={
+            "doc": "x: bit positions that squeeze-out is to free without error; auto: it and whatever says what a "
+            "layer's integers are, as the pass allocate chose them"
+        },
+    )
     shift: Literal["leading-one", "fit"] = field(
         default="leading-one", metadata={"doc": "rule of the row shifts that squeeze-out is to use"}
     )
@@ -66,40 +78,57 @@ class LayerwiseQuantizer(Pass):
     damping: float = field(default=0.01, metadata={"doc": "added to H's diagonal, as a share of its mean"})
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:
-        self._check()
-        pattern = self._pattern()
+        self._check(module)
         graph = module.graph
         layers = [op for op in graph.ops if isinstance(op, WeightedOp)]
-        arrays = _images(module, context, self.images)
+        arrays = used_images(module, context, self.images)
         floats = module.float_graph
         prefix = FloatPrefix(floats, arrays) if floats is not None else None
+        outputs: list[np.ndarray] | None = [] if floats is not None and layers and self.squeeze == "auto" else None
         random = np.random.default_rng(context.seed)
         report: dict[str, Any] = {}
         kept: list[str] = []
-        for done, (op, inputs, added) in enumerate(walk(graph, arrays)):
+        for done, (op, inputs, added) in enumerate(walk(graph, arrays, outputs)):
             context.progress("quantizing weights", done, len(layers))
+            own = self._of(op)
+            pattern = own._pattern()
             if op.weight is not None and pattern.name == External.name:
                 kept.append(op.label)
                 set_integers(op, op.weight.array, op.weight_scale.array, pattern, self.sign_rows)
                 continue
             real = prefix.input_of(op.label) if prefix is not None else None
             addend = _addend(op.label, prefix, added) if prefix is not None and added is not None else None
-            report[op.label] = self._layer(op, inputs, real, addend, pattern, context, random)
+            report[op.label] = own._layer(op, inputs, real, addend, pattern, context, random)
         context.progress("quantizing weights", len(layers), len(layers))
+        error = _network_error(floats, arrays, outputs) if floats is not None and outputs is not None else None
         module.drop_float_graph()
         context.report[self.name] = {
             "target": "float network" if prefix is not None else "float layers on the quantized network's inputs",
             "images": max((len(a) for a in arrays.values()), default=0),
             "layers": report,
             "carried": kept,
+            **({} if error is None else {"network_error": error}),
         }
         return bool(layers)
 
-    def _check(self) -> None:
+    def _check(self, module: ModuleOp) -> None:
+        if self.squeeze == "auto" and ALLOCATED not in levels_of(module):
+            raise SmecError(
+                f"pass '{self.name}' with squeeze=auto: no choice has been made for the layers",
+                hint="run the pass 'allocate' first",
+            )
+        self._pattern()  # raises where its options are wrong
         if self.images < 0:
             raise SmecError("number of images is negative", found=self.images)
         if not self.damping > 0:
             raise SmecError("damping", expected="above 0", found=self.damping)
+
+    def _of(self, op: WeightedOp) -> Self:
+        """This pass with the options that were chosen for one layer."""
+        if self.squeeze != "auto":
+            return self
+        chosen = {name: getattr(op, name) for name in CHOSEN}
+        return replace(self, **chosen)
 
     def _pattern(self) -> Pattern:
         return parse(self.pattern, self.bits, self.sign, {"window": self.window, "terms": self.terms})
@@ -113,7 +142,12 @@ class LayerwiseQuantizer(Pass):
                 check_sign_rows(self.sign_rows, target.rows)
         else:
             geometry = Geometry(self.bits, self.sign, dense=dense)
-        return layer_constraint(geometry, pattern.text(), self.squeeze, self.constraints, self.sign_rows)
+        return layer_constraint(geometry, pattern.text(), self._depth, self.constraints, self.sign_rows)
+
+    @property
+    def _depth(self) -> int:
+        assert self.squeeze != "auto"  # noqa: S101  # for the type checker: `_of` put the layer's own depth here
+        return self.squeeze
 
     def _layer(
         self,
@@ -140,7 +174,7 @@ class LayerwiseQuantizer(Pass):
         scales = solution.scales.reshape(-1) if self.scale == "column" else solution.scales.reshape(-1)[:1]
         set_integers(op, blocks_to_weight(op, solution.integers, weight.shape), scales, pattern, self.sign_rows)
         op.attributes |= {
-            "squeeze": self.squeeze,
+            "squeeze": self._depth,
             "shift": self.shift,
             "bias": Handle((op.bias.array + shift.reshape(-1)).astype(np.float32)),
         }
@@ -159,13 +193,20 @@ class LayerwiseQuantizer(Pass):
         raise NotImplementedError  # each quantizer defines it
 
 
+def _network_error(floats: GraphOp, arrays: dict[str, np.ndarray], outputs: list[np.ndarray]) -> float | None:
+    """How far the quantized network's outputs are from the float one's; None if none holds real numbers."""
+    found = dict(zip(floats.terminator.operands, outputs, strict=True))
+    reference = Reference(floats, arrays)
+    return reference.error(found) if any(v in found for v in reference.values) else None
+
+
 def _addend(name: str, prefix: FloatPrefix, added: tuple[Value, np.ndarray]) -> Addend | None:
     value, levels = added
     real = prefix.addend_of(name)
     return None if real is None or real.shape != levels.shape else Addend(levels, value.type.quantized, real)
 
 
-def _images(module: ModuleOp, context: PassContext, most: int) -> dict[str, np.ndarray]:
+def used_images(module: ModuleOp, context: PassContext, most: int) -> dict[str, np.ndarray]:
     """Calibration arrays (B, *shape) by graph input, at most `most` images (0: all)."""
     from smec.ir.images import image_arrays
 

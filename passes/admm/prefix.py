@@ -83,12 +83,15 @@ class FloatPrefix:
         self.live = {v: a for v, a in self.live.items() if self._last.get(v, -1) >= index}
 
 
-def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[WeightedOp, np.ndarray, Known | None]]:
+def walk(
+    graph: GraphOp, arrays: Mapping[str, np.ndarray], outputs: list[np.ndarray] | None = None
+) -> Iterator[tuple[WeightedOp, np.ndarray, Known | None]]:
     """Run a graph of `quant` operations and host regions; stop in front of every layer.
 
     Args:
         graph: layers need integer weights only once the walk goes on behind them.
         arrays: (B, *shape) for each graph input.
+        outputs: receives the graph's outputs, (B, *shape) each; None: the walk ends at the last layer.
 
     Yields:
         each layer, the levels that it reads, (B, *shape), and the value that is added to its result with its levels;
@@ -101,14 +104,14 @@ def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Wei
         live[value] = arrays[name]
     layers = [op for op in graph.ops if isinstance(op, WeightedOp)]
     for op in graph.ops:
-        if not layers:
-            return  # nothing behind the last layer matters
+        if op.is_terminator or (not layers and outputs is None):
+            break  # nothing behind the last layer matters
         inputs = [live[v] for v in op.operands]
         if isinstance(op, WeightedOp):
             other = _addend(op)
             yield op, inputs[0], (other, live[other]) if other in live else None
             layers.pop(0)
-            if not layers:
+            if not layers and outputs is None:
                 return
         results = _run(op, inputs, images)
         del inputs
@@ -119,6 +122,8 @@ def walk(graph: GraphOp, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Wei
         for result, array in zip(op.results, results, strict=True):
             if result.uses:
                 live[result], remaining[result] = array, len(result.uses)
+    if outputs is not None:
+        outputs += [live[v] for v in graph.terminator.operands]
 
 
 def _addend(op: WeightedOp) -> Value | None:

@@ -111,6 +111,29 @@ class ZeroBlocks(BoxSet):
         return Box(-high, high)
 
 
+@register_constraint
+@dataclass(frozen=True)
+class ZeroRows(BoxSet):
+    """At least `count` rows of each matrix are zero: so many inputs are not connected, and compaction drops their rows.
+
+    In the nearest point, the rows are zero that are worth least.
+    """
+
+    name = "zero-rows"
+
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise SmecError("number of zero rows is negative", found=self.count)
+
+    def box(self, nearest: np.ndarray, worth: np.ndarray) -> Box:
+        order = np.argsort(worth.sum(axis=-1), axis=-1, kind="stable")[..., : self.count]
+        high = np.full(nearest.shape[:-1], np.float32(np.inf))
+        np.put_along_axis(high, order, np.float32(0), axis=-1)
+        return Box(-high[..., None], high[..., None])
+
+
 def block_index(count: int, size: int, tile: int) -> np.ndarray:
     """The block of each of `count` indices: blocks of `size`, counted through tiles in which they start anew."""
     tiles, inside = np.divmod(np.arange(count), tile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from smec.schemes import Scheme, register_scheme
 from smec.targets import Target
@@ -39,18 +40,27 @@ class SmePublished(Scheme):
 @register_scheme
 @dataclass(frozen=True)
 class Sme(Scheme):
-    """The best that we know of: ADMM, row shifts by least error, and signs as the depth asks for.
+    """The best that we know of: ADMM, row shifts by least error, and for each layer the depth that the outputs allow.
 
-    Crossbars a tile are what costs. With one bit a magnitude (depth 7) split signs take two crossbars a tile and have
-    the weights 0 and +-2^k, one k a row; two's complement takes as many (depth 6), with codes -2..1, and loses to it.
-    From three crossbars on two's complement wins. docs/results.md has the measurements.
+    Depths are chosen by `allocate`, the fewest crossbars within `max-error`. With a depth for all layers, signs are as
+    it asks for: with one bit a magnitude (depth 7) split signs take two crossbars a tile and have the weights 0 and
+    +-2^k, one k a row; two's complement takes as many (depth 6), with codes -2..1. From three crossbars on two's
+    complement wins. docs/results.md and docs/budget.md have the measurements.
     """
 
     name = "sme"
 
-    depth: int = field(default=7, metadata={"doc": "squeeze depth x of 8 bits"})
+    depth: int | Literal["auto"] = field(
+        default="auto", metadata={"doc": "squeeze depth x of 8 bits; auto: of each layer, within max-error"}
+    )
+    max_error: float = field(
+        default=0.05, metadata={"doc": "squared error of the network's outputs over their power, for depth auto"}
+    )
 
     def passes(self, target: Target) -> str:
+        if self.depth == "auto":
+            choice = f"allocate{{max-error={self.max_error}}}"
+            return f"{choice},quantize-admm{{squeeze=auto}},tile,squeeze-out,compact"
         sign = "differential" if self.depth == 7 else "twos-complement"  # see above
         weights = f"bits=8 sign={sign} squeeze={self.depth} shift=fit"
         squeeze = f"squeeze-out{{depth={self.depth} shift=fit}}," if self.depth else ""
