@@ -4,7 +4,7 @@ Layout (safetensors): 8 bytes little-endian header length, a JSON header, the se
 `__metadata__` holds strings:
 
     format         "smebin"
-    version        "1"
+    version        "2"
     smec           the document as JSON: {"metadata": <smec.runtime.metadata.Metadata>,
                    "sha256": {section: hex digest of its bytes}}
     header_sha256  SHA-256 of the header itself with these 64 digits replaced by zeros
@@ -44,7 +44,7 @@ from smec.runtime.validate import validate
 Array = npt.NDArray[Any]
 
 FORMAT = "smebin"
-VERSION = "1"
+VERSION = "2"
 
 #: safetensors' dtype names.
 _DTYPES = {

@@ -93,7 +93,8 @@ class TableValidator:
     def _check_layout(self) -> None:
         for name in SECTION_BY_NAME:
             if name not in self.s:
-                self.fail("a section is missing", name, ", ".join(sorted(self.s)) or "no sections")
+                there = ", ".join(other for other in SECTION_BY_NAME if other in self.s)
+                self.fail("a section is missing", name, there or "none of the sections of a program")
         fixed = self.hardware.sizes
         # The fixed sections first, in their order: the first to use a size's name sets it.
         for name in [*SECTION_BY_NAME, *(name for name in self.s if name not in SECTION_BY_NAME)]:

@@ -73,7 +73,7 @@ def test_safetensors_reads_the_file(tmp_path: Path) -> None:
     assert all(np.array_equal(arrays[name], array) for name, array in program.sections.items())
     with safe_open(tmp_path / "p.smebin", framework="numpy") as file:
         strings = file.metadata()
-    assert (strings["format"], strings["version"]) == ("smebin", "1")
+    assert (strings["format"], strings["version"]) == ("smebin", "2")
     assert json.loads(strings["smec"])["metadata"] == program.metadata
 
 
@@ -209,8 +209,8 @@ def entry(name: str, **changes: Any) -> Callable[[dict[str, Any], dict[str, Any]
     ("change", "message"),
     [
         (
-            lambda h, _: h["__metadata__"].update(version="2"),
-            "unknown version of the program format (expected 1, found '2'",
+            lambda h, _: h["__metadata__"].update(version="1"),
+            "unknown version of the program format (expected 2, found '1'",
         ),
         (lambda h, _: h["__metadata__"].update(more="x"), "bad file metadata"),
         (lambda h, _: h.pop("code"), "wrong extent"),
