@@ -257,7 +257,12 @@ def intersect(*sets: ConstraintSet) -> ConstraintSet:
 
 
 def layer_constraint(
-    geometry: Geometry, pattern: str = "uniform", depth: int = 0, extra: str = "", sign_rows: int = 8
+    geometry: Geometry,
+    pattern: str = "uniform",
+    depth: int = 0,
+    extra: str = "",
+    sign_rows: int = 8,
+    doubled: tuple[bool, ...] = (),
 ) -> ConstraintSet:
     """What a quantizer projects a layer onto: a pattern AND what x bit positions fewer can represent AND more.
 
@@ -267,19 +272,27 @@ def layer_constraint(
         depth: x.
         extra: further sets, parted by "+", as in `zero-blocks:50+polarized:8`.
         sign_rows: g, rows that share a sign in each column with the sign scheme "polarized".
+        doubled: of each of the K rows, whether it has two rows of tiles; none: no row has.
 
     Raises:
         SmecError: an unknown pattern or set; wrong options; no integer but 0 is in all of the sets.
     """
     from smec.passes.constraint_sets.rows import PatternSet, Representable, RowSet
 
-    sets: list[ConstraintSet] = [PatternSet(geometry, pattern), Representable(geometry, depth)]
+    sets: list[ConstraintSet] = [PatternSet(geometry, pattern)]
+    if not any(doubled):
+        sets.append(Representable(geometry, depth))
     sets += [parse_constraint(text, geometry) for text in filter(None, extra.split("+"))]
     if geometry.sign == "polarized":
         if any(s.name == "polarized" for s in sets):
             hint = "give their rows as sign-rows"
             raise SmecError("sign blocks are part of the sign scheme 'polarized'", found=extra, hint=hint)
         sets.append(parse_constraint(f"polarized:{sign_rows}", geometry))
+    if any(doubled):
+        from smec.passes.constraint_sets.doubled import mixed_rows
+
+        rows_only = [s for s in sets if isinstance(s, RowSet)]
+        sets = [mixed_rows(geometry, depth, rows_only, doubled), *(s for s in sets if not isinstance(s, RowSet))]
     whole = intersect(*sets)
     rows = whole if isinstance(whole, RowSet) else getattr(whole, "rows", None)
     if isinstance(rows, RowSet) and not any(level.any() for level in rows.levels()):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from smec.ir.core import AttrValue, Handle
 from smec.ir.dialects.builtin import ModuleOp
@@ -13,6 +15,11 @@ from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import planes
 from smec.passes.mapping.layers import crossbar_layers, groups_of, offset_of
+
+if TYPE_CHECKING:
+    from smec.passes.mapping.squeezing import Squeezed
+
+INT16 = np.iinfo(np.int16)
 
 
 @register_pass
@@ -86,11 +93,14 @@ class SqueezeOut(Pass):
             "shift": shift,
             "squeeze_error": op.squeeze_error,
         }
+        if result.changed:
+            weight = scatter_weights(rows, cols, result.codes, result.shifts, offset_of(op), op.integers(), groups)
+            if op.doubled is not None:
+                result = _of_sums(result, op, weight)
+            new["weight"] = _kept(op.weight, weight.astype(np.int16))
         lost = result.real_error / result.real_energy if result.real_energy else 0.0
         if result.changed:
             new["squeeze_error"] = lost
-            weight = scatter_weights(rows, cols, result.codes, result.shifts, offset_of(op), op.integers(), groups)
-            new["weight"] = _kept(op.weight, weight)
         old = {key: op.attributes.get(key) for key in new}
         # Arrays that are equal are the same handle (`_kept`): comparing handles would hash them.
         changed = any(old[key] is not v if isinstance(v, Handle) else old[key] != v for key, v in new.items())
@@ -105,6 +115,22 @@ class SqueezeOut(Pass):
             "largest_shift": int(result.shifts.max(initial=0)),
         }
         return figures, changed
+
+
+def _of_sums(result: Squeezed, op: MvmOp, weight: np.ndarray) -> Squeezed:
+    """What was lost where some weights are sums of two rows: of the sums, not of each row."""
+    old, scale = op.integers().astype(np.int64), op.weight_scale.array.astype(np.float64)
+    if weight.min(initial=0) < INT16.min or weight.max(initial=0) > INT16.max:
+        found = f"{weight.min()} to {weight.max()}"
+        raise op.error(f"squeezed integers of layer '{op.label}' exceed 16 bits", found=found)
+    change, factor = weight - old, np.square(scale).reshape(-1, *[1] * (old.ndim - 1))
+    return replace(
+        result,
+        squared_error=int(np.square(change).sum()),
+        real_error=float((np.square(change) * factor).sum()),
+        real_energy=float((np.square(old) * factor).sum()),
+        changed=int(np.count_nonzero(change)),
+    )
 
 
 def _kept(old: Handle, new: Any) -> Handle:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.quant import Conv, Gemm, WeightedOp
-from smec.ir.dialects.xbar import MvmConv, MvmGemm, MvmOp, code_offset
+from smec.ir.dialects.xbar import MvmConv, MvmGemm, MvmOp, code_offset, weight_matrix
 from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import SIGNS, largest_bits, weight_range
+from smec.passes.mapping.doubling import DOUBLED_SIGNS, doubled_tiles, splits
 from smec.passes.mapping.layers import Hardware, block_shape, hardware
 from smec.passes.mapping.polarity import block_signs, check_sign_rows
 from smec.passes.mapping.tiling import Tiles, conv_blocks, dense_tiles, grouped_tiles, widened
@@ -26,6 +29,9 @@ class Tile(Pass):
 
     With `columns` = C / N the N planes of a tile fit side by side into one crossbar, as in mappings that keep all bits
     of a weight in adjacent columns (ISAAC); with the columns of an operation unit, every unit skips its own empty rows.
+
+    Inputs of a layer's `doubled` rows get a second row, behind all first ones; the integers are split over the two so
+    that squeeze-out, at the layer's depth, need not round (where no split does that, the first row holds them).
 
     The weights of layers with the sign scheme `polarized` must share a sign in each column of a block of g rows of a
     tile; packed blocks of grouped convolutions then begin at multiples of g rows.
@@ -55,7 +61,7 @@ class Tile(Pass):
 
     def _tiled(self, op: Conv | Gemm, target: Hardware) -> MvmOp:
         _check_integers(op, target.rows)
-        tiles = widened(_cut(op, target.rows, self.columns or target.columns), target.columns)
+        tiles = widened(_cut(op, target.rows, self.columns or target.columns, target.cell_bits), target.columns)
         if op.sign == "polarized":
             block_signs(op, tiles)  # raises where there are none
         attributes = {
@@ -79,6 +85,8 @@ def _check_integers(op: WeightedOp, height: int) -> None:
         raise op.error(f"bits of layer '{op.label}'", expected=f"1 to {largest_bits(op.sign)}", found=op.bits)
     if op.sign == "polarized":
         check_sign_rows(op.sign_rows, height)
+    if op.doubled is not None:
+        _check_doubled(op, op.doubled.array)
     weight = op.integers()
     low, high = weight_range(op.sign, op.bits)
     if weight.size and (weight.min() < low or weight.max() > high):
@@ -89,8 +97,23 @@ def _check_integers(op: WeightedOp, height: int) -> None:
         )
 
 
-def _cut(op: Conv | Gemm, height: int, width: int) -> Tiles:
+def _check_doubled(op: WeightedOp, rows: np.ndarray) -> None:
+    """Raise unless these can be the layer's doubled rows."""
+    if op.sign not in DOUBLED_SIGNS:
+        expected = " or ".join(DOUBLED_SIGNS)
+        raise op.error(f"sign scheme of layer '{op.label}' with doubled rows", expected=expected, found=op.sign)
+    k = op.integers()[0].size
+    if (np.diff(rows, prepend=-1, append=k) <= 0).any():
+        raise op.error(f"doubled rows of layer '{op.label}'", expected=f"ascending, 0 to {k - 1}", found=rows.tolist())
+
+
+def _cut(op: Conv | Gemm, height: int, width: int, cell_bits: int) -> Tiles:
     weight, offset = op.integers(), code_offset(op.sign, op.bits)
+    if op.doubled is not None:
+        choices = splits(op.sign, op.bits, op.squeeze, cell_bits)
+        return doubled_tiles(
+            weight_matrix(op), op.doubled.array, choices, weight_range(op.sign, op.bits)[0], height, width
+        )
     if isinstance(op, Gemm):
         return dense_tiles(weight.T, height, width, offset)
     if op.groups > 1:

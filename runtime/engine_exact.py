@@ -187,7 +187,8 @@ def _blocks(group: list[TileUse], crossbars: Crossbars, offset_tiles: list[TileU
         column_at = np.where(use.channels >= 0, np.searchsorted(channels, use.channels), -1)
         crossbars.add_weights(tile, weight, row_at, column_at, everything)
         if tile.offset and use in offset_tiles:
-            weight[np.ix_(row_at, column_at[column_at >= 0])] -= tile.offset
+            times = np.bincount(row_at, minlength=len(rows))  # an address may be there more than once
+            weight[:, column_at[column_at >= 0]] -= tile.offset * times[:, None]
     used = weight != 0
     density = np.count_nonzero(used) / used.size
     if density > 0.5:  # of two blocks on a diagonal it is half

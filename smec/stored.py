@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from smec.ir.isa_sections import tile_of_crossbar
 if TYPE_CHECKING:
     from smec.ir.dialects.quant import WeightedOp
     from smec.runtime.container import Program
+    from smec.runtime.crossbars import Tile
 
 
 def stored_faults(program: Program, layers: Sequence[WeightedOp]) -> dict[str, str]:
@@ -19,7 +20,8 @@ def stored_faults(program: Program, layers: Sequence[WeightedOp]) -> dict[str, s
 
     1. Each layer's crossbars, decoded through splice multipliers, signs and row shifts, hold its non-zero integer
        weights, each as often as the layer has it, in each of its copies. Where a weight sits is for the comparison on
-       inputs to say.
+       inputs to say. Of a layer with doubled rows, what its crossbars hold for an input is compared: the sum over its
+       rows of tiles and their columns, since a weight may be spread over two tiles.
     2. A cell that no row group and no used column reads is 0.
     """
     faults: dict[str, str] = {}
@@ -35,7 +37,11 @@ def stored_faults(program: Program, layers: Sequence[WeightedOp]) -> dict[str, s
             faults[layer["name"]] = f"{len(tiles)} tiles are not {copies!r} copies of the same tiles"
             continue
         for mine in tiles.reshape(copies, -1):
-            wrong = _disagreement(op.integers(), _stored_weights(program, mine))
+            if op.doubled is None:
+                wrong = _disagreement(op.integers(), _stored_weights(program, mine), "weight")
+            else:
+                sums = op.integers().sum(axis=0, dtype=np.int64)
+                wrong = _disagreement(sums, _sums_of_inputs(program, mine), "sum of an input's weights")
             if wrong:
                 faults[layer["name"]] = wrong
                 break
@@ -46,24 +52,41 @@ def stored_faults(program: Program, layers: Sequence[WeightedOp]) -> dict[str, s
 
 def _stored_weights(program: Program, tiles: np.ndarray) -> np.ndarray:
     """Every effective weight that these tiles hold, int64, flat, zeros included."""
+    held = [(weights - tile.offset).reshape(-1) for tile, weights in _decoded(program, tiles)]
+    return np.concatenate([np.zeros(0, np.int64), *held])
+
+
+def _sums_of_inputs(program: Program, tiles: np.ndarray) -> np.ndarray:
+    """For each input of a pixel that these tiles read, the sum of its effective weights, int64."""
+    address, sums = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for tile, weights in _decoded(program, tiles):
+        address.append(tile.row_from)
+        sums.append((weights - tile.offset).sum(axis=1))
+    known, at = np.unique(np.concatenate(address), return_inverse=True)
+    out = np.zeros(len(known), np.int64)
+    np.add.at(out, at, np.concatenate(sums))
+    return out
+
+
+def _decoded(program: Program, tiles: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
+    """Tiles and what their crossbars hold, int64 [used rows, used columns]."""
     from smec.runtime.crossbars import Crossbars
 
     crossbars = Crossbars(program.sections, program.hardware, program.act_bits)
-    values = [np.zeros(0, np.int64)]
     for index in tiles.tolist():
         tile = crossbars.tile(index)
         held = np.zeros((len(tile.rows), len(tile.columns)), np.int64)
         crossbars.add_weights(tile, held, np.arange(len(tile.rows)), np.arange(len(tile.columns)), everything=True)
-        values.append((held - tile.offset).reshape(-1))
-    return np.concatenate(values)
+        yield tile, held
 
 
-def _disagreement(expected: np.ndarray, found: np.ndarray) -> str:
-    """Compare the non-zero values as multisets."""
+def _disagreement(expected: np.ndarray, found: np.ndarray, what: str) -> str:
+    """Compare the non-zero values as multisets; `what` they are."""
     low = int(min(expected.min(initial=0), found.min(initial=0)))
     high = int(max(expected.max(initial=0), found.max(initial=0)))
     if high - low > 1 << 24:
-        return f"crossbars hold the weight {low if -low > high else high}, the layer's lie within 16 bits"
+        largest = max(int(expected.max(initial=0)), -int(expected.min(initial=0)))
+        return f"crossbars hold the {what} {low if -low > high else high}, the layer's are up to {largest}"
     want, have = (
         np.bincount(a.reshape(-1).astype(np.int64) - low, minlength=high - low + 1) for a in (expected, found)
     )
@@ -72,7 +95,7 @@ def _disagreement(expected: np.ndarray, found: np.ndarray) -> str:
     if not different.size:
         return ""
     at = int(different[0])
-    return f"crossbars hold the weight {at + low} {have[at]} times, the layer has it {want[at]} times"
+    return f"crossbars hold the {what} {at + low} {have[at]} times, the layer has it {want[at]} times"
 
 
 def _stray_cells(program: Program) -> dict[str, str]:

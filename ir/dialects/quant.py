@@ -207,6 +207,9 @@ class WeightedOp(Operation):
     shift = attr(str, default="leading-one")
     scale = attr(str, default="column", doc="scales that a quantizer is to choose: one a column, or one a tensor")
     constraints = attr(str, default="", doc="further sets that it is to choose from, parted by '+'")
+    doubled = attr(
+        Handle, default=None, doc="int32 [D], ascending: rows of the matrix [K, M] that are to have two rows of tiles"
+    )
 
     def integers(self) -> np.ndarray:
         """The integer weights, ONNX layout.
@@ -260,6 +263,12 @@ class WeightedOp(Operation):
             raise self.error("integer weights need a weight_scale")
         if self.weight is not None and self.weight.dtype != np.int16:
             raise self.error("integer weights have the wrong dtype", expected="int16", found=self.weight.dtype)
+        if self.doubled is not None:
+            if self.doubled.dtype != np.int32 or len(self.doubled.shape) != 1:
+                found = f"{self.doubled.dtype} {self.doubled.shape}"
+                raise self.error("doubled rows are no list of int32", expected="int32 [D]", found=found)
+            if self.attributes.get("groups", 1) != 1:
+                raise self.error("doubled rows in a convolution with groups", expected="1 group")
 
 
 class Conv(WeightedOp):

@@ -72,6 +72,14 @@ class MvmOp(WeightedOp):
         """
         return held_weights(self)
 
+    def absolute_sums(self) -> np.ndarray:
+        """int64 [M, 1], sums of |code << shift| over all rows of tiles: they bound the sum over any of the rows."""
+        held = np.abs(self.codes.array.astype(np.int64) << self.shifts.array[:, :, None]).sum(axis=1)
+        out = np.zeros((self.integers().shape[0], 1), np.int64)
+        used = self.cols.array >= 0
+        np.add.at(out[:, 0], self.cols.array[used], held[used])
+        return out
+
     def matrix(self) -> np.ndarray:
         """The oracle's weights as int16 [K, M] with K in the order of `rows` (grouped convolutions: zeros between)."""
         return weight_matrix(self)

@@ -61,7 +61,7 @@ def _one_group(h: np.ndarray, target: np.ndarray, scales: np.ndarray, rows: RowS
         errors = np.zeros((last - first, target.shape[1]), np.float32)
         for r in range(first, last):
             bounds = None if box is None else Box(box.low[order[r], None], box.high[order[r], None])
-            found[r] = rows.project(left[r : r + 1] / scales, weights, bounds)[0]
+            found[r] = rows.at(order[r]).project(left[r : r + 1] / scales, weights, bounds)[0]
             error = (left[r] - found[r] * scales[0]) / upper[r, r]
             errors[r - first] = error
             left[r:last] -= upper[r, r:last, None] * error

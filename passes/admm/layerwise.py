@@ -11,6 +11,7 @@ from smec.ir.core import Handle, Value
 from smec.ir.dialects.builtin import GraphOp, ModuleOp
 from smec.ir.dialects.quant import Conv, WeightedOp
 from smec.ir.errors import SmecError
+from smec.passes.admm.doubling import rows_to_double
 from smec.passes.admm.estimate import estimate_of
 from smec.passes.admm.hessian import Addend, blocks_to_weight, measure, weight_blocks
 from smec.passes.admm.prefix import FloatPrefix, walk
@@ -20,6 +21,7 @@ from smec.passes.base import Pass, PassContext
 from smec.passes.base import levels as levels_of
 from smec.passes.calibrate import CALIBRATION_INPUTS, Calibrate, calibration_inputs
 from smec.passes.constraints import ConstraintSet, Geometry, layer_constraint
+from smec.passes.mapping.doubling import DOUBLED_SIGNS
 from smec.passes.mapping.layers import hardware
 from smec.passes.mapping.polarity import check_sign_rows
 from smec.passes.patterns import External, Pattern, parse
@@ -68,6 +70,13 @@ class LayerwiseQuantizer(Pass):
     )
     shift: Literal["leading-one", "fit"] = field(
         default="leading-one", metadata={"doc": "rule of the row shifts that squeeze-out is to use"}
+    )
+    double: bool = field(
+        default=False,
+        metadata={
+            "doc": "rows that the tiles of a layer without groups leave idle become second rows of inputs, for which "
+            "that counts most; with a squeeze depth, and sign=differential or twos-complement"
+        },
     )
     constraints: str = field(
         default="", metadata={"doc": "further constraint sets, parted by '+', see `smec.passes.constraints`"}
@@ -120,6 +129,10 @@ class LayerwiseQuantizer(Pass):
         self._pattern()  # raises where its options are wrong
         if self.images < 0:
             raise SmecError("number of images is negative", found=self.images)
+        if self.double and self.sign not in DOUBLED_SIGNS:
+            raise SmecError("sign scheme with doubled rows", expected=" or ".join(DOUBLED_SIGNS), found=self.sign)
+        if self.double and self.squeeze == "auto":
+            raise SmecError("doubled rows with squeeze=auto", hint="allocate does not count with them: give a depth")
         if not self.damping > 0:
             raise SmecError("damping", expected="above 0", found=self.damping)
 
@@ -133,7 +146,9 @@ class LayerwiseQuantizer(Pass):
     def _pattern(self) -> Pattern:
         return parse(self.pattern, self.bits, self.sign, {"window": self.window, "terms": self.terms})
 
-    def _constraint(self, op: WeightedOp, pattern: Pattern, context: PassContext) -> ConstraintSet:
+    def _constraint(
+        self, op: WeightedOp, pattern: Pattern, context: PassContext, doubled: tuple[bool, ...] = ()
+    ) -> ConstraintSet:
         dense = not isinstance(op, Conv) or op.groups == 1
         if self.squeeze or self.constraints or self.sign == "polarized":
             target = hardware(context, self.name)
@@ -142,12 +157,25 @@ class LayerwiseQuantizer(Pass):
                 check_sign_rows(self.sign_rows, target.rows)
         else:
             geometry = Geometry(self.bits, self.sign, dense=dense)
-        return layer_constraint(geometry, pattern.text(), self._depth, self.constraints, self.sign_rows)
+        return layer_constraint(geometry, pattern.text(), self._depth, self.constraints, self.sign_rows, doubled)
 
     @property
     def _depth(self) -> int:
         assert self.squeeze != "auto"  # noqa: S101  # for the type checker: `_of` put the layer's own depth here
         return self.squeeze
+
+    def _doubled(
+        self, op: WeightedOp, problem: Problem, pattern: Pattern, context: PassContext
+    ) -> tuple[Problem, np.ndarray]:
+        """The problem when idle rows of the layer's tiles are put to use, and the rows, int32, that have two then."""
+        if not (self.double and self.squeeze and problem.constraint.geometry.dense):
+            return problem, np.zeros(0, np.int32)
+        doubled = rows_to_double(
+            problem, starting_scales(problem), lambda rows: self._constraint(op, pattern, context, rows)
+        )
+        if any(doubled):
+            problem = replace(problem, constraint=self._constraint(op, pattern, context, doubled))
+        return problem, np.flatnonzero(doubled).astype(np.int32)
 
     def _layer(
         self,
@@ -167,6 +195,7 @@ class LayerwiseQuantizer(Pass):
         estimate = estimate_of(folds, blocks, self.damping)
         constraint = self._constraint(op, pattern, context)
         problem = Problem(estimate.hessian, estimate.target, constraint, self.scale == "column")
+        problem, doubled = self._doubled(op, problem, pattern, context)
         solution, figures = self._solve(problem)
         moments = folds[0] + folds[1]
         real_weights = solution.integers * solution.scales
@@ -178,10 +207,13 @@ class LayerwiseQuantizer(Pass):
             "shift": self.shift,
             "bias": Handle((op.bias.array + shift.reshape(-1)).astype(np.float32)),
         }
+        if len(doubled):
+            op.attributes["doubled"] = Handle(doubled)
         energy = problem.energy
         return {
             "output_error": solution.error / energy if energy > 0 else 0.0,
             "weights_zero": zero_share(solution.integers),
+            **({"rows_doubled": len(doubled)} if self.double else {}),
             "samples": moments.samples,
             "damping": estimate.damping,
             "ridge": estimate.ridge,

@@ -69,6 +69,7 @@ def sweep(problem: Problem, integers: np.ndarray, scales: np.ndarray, rows: RowS
     residual = h @ (integers * scales - problem.target)
     bounds = full_box(box, integers.shape) if box is not None else Box(*[np.empty((0, 0, 0), np.float32)] * 2)
     table, middle = rows.table()
+    spans = rows.spans()[np.arange(k) % len(rows.spans())]
     segment = rows.segment
     strip = segment if segment < m else STRIP if len(table) == 1 else m
     strips = -(-m // strip)
@@ -79,7 +80,7 @@ def sweep(problem: Problem, integers: np.ndarray, scales: np.ndarray, rows: RowS
 
         arrays = (
             local, residual[:, block], integers[:, block], scales, bounds.low[:, block], bounds.high[:, block],
-            table, middle, change,
+            table, middle, spans[block], change,
         )  # fmt: skip
 
         def work(start: int, stop: int, arrays: tuple[Any, ...] = arrays) -> None:
@@ -93,7 +94,8 @@ def sweep(problem: Problem, integers: np.ndarray, scales: np.ndarray, rows: RowS
 @compiled
 def _sweep_block(
     start: int, stop: int, strips: int, strip: int, h: np.ndarray, residual: np.ndarray, integers: np.ndarray,
-    scales: np.ndarray, low: np.ndarray, high: np.ndarray, table: np.ndarray, middle: int, change: np.ndarray,
+    scales: np.ndarray, low: np.ndarray, high: np.ndarray, table: np.ndarray, middle: int, spans: np.ndarray,
+    change: np.ndarray,
 ) -> None:  # fmt: skip
     """The rows of a block, for the (group, strip of columns) pairs `start` .. `stop` - 1; `change` gets Z's change."""
     rows, width = h.shape[1], integers.shape[2]
@@ -117,7 +119,7 @@ def _sweep_block(
                 wanted[j] = q[j] - r[row, j] / (h[g, row, row] * a[j])
             project_segment(
                 wanted[:n], weights[:n], low[g, row, left:right] if bounded else none,
-                high[g, row, left:right] if bounded else none, bounded, table, middle, found[:n],
+                high[g, row, left:right] if bounded else none, bounded, table, middle, spans[row], found[:n],
             )  # fmt: skip
             for j in range(n):
                 if found[j] != q[j]:

@@ -128,13 +128,14 @@ def _in_the_same_levels(rows: RowSet, found: np.ndarray, values: np.ndarray) -> 
     width = rows.segment
     out = np.empty_like(found)
     table, middle = rows.table()
+    spans = rows.spans()[np.arange(found.shape[-2]) % len(rows.spans())]
     twice = np.clip(2 * values, -middle, table.shape[1] - 1 - middle)
     index = (np.where(twice > 0, np.ceil(twice), np.floor(twice)) + middle).astype(np.int64)
     for left in range(0, found.shape[-1], width):
         part = (..., slice(left, min(left + width, found.shape[-1])))
         chosen = np.full(found[part].shape[:-1], -1)
         for number, level in reversed(list(enumerate(rows.pruned()))):
-            chosen[np.isin(found[part], level).all(axis=-1)] = number
+            chosen[np.isin(found[part], level).all(axis=-1) & (spans[:, 0] <= number) & (number < spans[:, 1])] = number
         out[part] = table[chosen[..., None], index[part]]
     return out
 

@@ -22,12 +22,14 @@ def nearest(value: float, middle: int, last: int) -> int:
 @compiled
 def project_segment(
     values: np.ndarray, weights: np.ndarray, low: np.ndarray, high: np.ndarray, bounded: bool,
-    table: np.ndarray, middle: int, out: np.ndarray,
+    table: np.ndarray, middle: int, span: np.ndarray, out: np.ndarray,
 ) -> float:  # fmt: skip
-    """Nearest integers of one row segment; returns their weighted squared error. All arrays but `table` are [n]."""
+    """Nearest integers of one row segment; returns their weighted squared error. All arrays but `table` and `span` (the
+    first level to try, and the one behind the last) are [n].
+    """
     last = table.shape[1] - 1
-    best, chosen = np.inf, 0
-    for level in range(table.shape[0]):
+    best, chosen = np.inf, span[0]
+    for level in range(span[0], span[1]):
         total = 0.0
         for j in range(len(values)):
             v = min(max(values[j], low[j]), high[j]) if bounded else values[j]
@@ -36,7 +38,7 @@ def project_segment(
             if total >= best:
                 break
         # A level whose error is infinite (so are some values) still has to be chosen from.
-        if total < best or level == 0:
+        if total < best or level == span[0]:
             best, chosen = total, level
     for j in range(len(values)):
         v = min(max(values[j], low[j]), high[j]) if bounded else values[j]
@@ -47,7 +49,7 @@ def project_segment(
 @compiled
 def project_rows(
     start: int, stop: int, values: np.ndarray, weights: np.ndarray, low: np.ndarray, high: np.ndarray,
-    table: np.ndarray, middle: int, segment: int, out: np.ndarray,
+    table: np.ndarray, middle: int, spans: np.ndarray, segment: int, out: np.ndarray,
 ) -> None:  # fmt: skip
     """Project rows `start` .. `stop` - 1.
 
@@ -59,6 +61,7 @@ def project_rows(
         table: int16 [levels, n]: for each level the integer nearest to (j - 1/2, j] / 2 at index `middle` + j, j > 0,
             and to [j, j + 1/2) / 2 for j < 0; the ends stand for all that lies beyond.
         middle: index of 0.
+        spans: int64 [n, 2], see `RowSet.spans`.
         segment: entries of a row that share a level.
         out: int16 [rows, M].
     """
@@ -72,5 +75,5 @@ def project_rows(
             right = min(left + segment, width)
             project_segment(
                 values[r, left:right], w[left:right], below[left:right], above[left:right], bounded,
-                table, middle, out[r, left:right],
+                table, middle, spans[r % len(spans)], out[r, left:right],
             )  # fmt: skip

@@ -12,6 +12,7 @@ from smec.ir.errors import SmecError
 from smec.passes import patterns
 from smec.passes.constraint_sets.kernels import project_rows
 from smec.passes.constraints import Box, ConstraintSet, checked_values, register_constraint
+from smec.passes.mapping.coding import shift_choices
 from smec.passes.mapping.jit import in_chunks
 
 INT16 = np.iinfo(np.int16)
@@ -42,10 +43,10 @@ class RowSet(ConstraintSet):
         table, middle = self.table()
         importance = _spread(weights, array) if weights is not None else np.ones((1, flat.shape[1]), array.dtype)
         low, high = (_spread(b, array) for b in box) if box is not None else (np.empty((0, 0), array.dtype),) * 2
-        segment = self.segment
+        spans, segment = self.spans(), self.segment
 
         def work(start: int, stop: int) -> None:
-            project_rows(start, stop, flat, importance, low, high, table, middle, segment, out)
+            project_rows(start, stop, flat, importance, low, high, table, middle, spans, segment, out)
 
         in_chunks(len(flat), work, least=max(1, _SHARE // flat.shape[1]))
         return out.reshape(array.shape)
@@ -54,6 +55,14 @@ class RowSet(ConstraintSet):
     def segment(self) -> int:
         """Entries of a row that must agree on a level."""
         return self.geometry.columns if len(self.pruned()) > 1 else 1 << 30
+
+    def spans(self) -> np.ndarray:
+        """int64 [n, 2]: row r of a matrix takes one of the `pruned` levels from [r % n, 0] to [r % n, 1] - 1."""
+        return np.array([[0, len(self.pruned())]], np.int64)
+
+    def at(self, row: int) -> RowSet:
+        """The set that a row of a matrix is in, as rows of a set do not depend on each other."""
+        return self
 
     def pruned(self) -> tuple[np.ndarray, ...]:
         """The levels without those that another one includes, each sorted."""
@@ -150,9 +159,3 @@ class Representable(RowSet):
             fits = (codes % (1 << k) == 0) & (codes >> k >= low) & (codes >> k <= high)
             found.append(integers[fits])
         return found
-
-
-def shift_choices(depth: int, bits: int, cell_bits: int) -> list[int]:
-    """The row shifts that squeeze-out chooses from: multiples of c, the largest at most N - 1 (DESIGN 2)."""
-    largest = (-(-depth // cell_bits) + 1) * cell_bits
-    return sorted({min(k, bits - 1) for k in range(0, largest + 1, cell_bits)})

@@ -181,7 +181,7 @@ class Lowering:
             k_offset = k_offset - k_offset.min()
 
         weights = op.integers().reshape(op.weight.shape[0], -1)
-        wide = quant.accumulator_bound(weights, q) >= 2**31
+        wide = quant.accumulator_bound(weights if op.doubled is None else op.absolute_sums(), q) >= 2**31
         dtype = DTYPE_CODE["i64" if wide else "i32"]
         copies, boxes = self._tile_cores(op), shares(tuple(pixels), op.copies)
         remote: list[tuple[Layout, Layout]] = []

@@ -45,6 +45,12 @@ def largest_bits(sign: str) -> int:
     return 15 if sign in SIGNED_MAGNITUDES else 16
 
 
+def shift_choices(depth: int, bits: int, cell_bits: int) -> list[int]:
+    """The row shifts that squeeze-out chooses from: multiples of c, the largest at most N - 1 (DESIGN 2)."""
+    largest = (-(-depth // cell_bits) + 1) * cell_bits
+    return sorted({min(k, bits - 1) for k in range(0, largest + 1, cell_bits)})
+
+
 class Plane(NamedTuple):
     """One crossbar of a tile: cells hold bits `first` .. `first + width - 1` of the positive or negative part.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smec.passes.mapping.coding import code_range
+from smec.passes.mapping.coding import code_range, shift_choices
 from smec.passes.mapping.jit import I64, compiled, in_chunks
 
 
@@ -68,8 +68,7 @@ def squeeze(
     """
     lo, hi = code_range(sign, bits - depth)
     least, most = code_range(sign, bits)
-    largest = (-(-depth // cell_bits) + 1) * cell_bits
-    choices = np.unique(np.minimum(np.arange(0, largest + 1, cell_bits), bits - 1))
+    choices = np.array(shift_choices(depth, bits, cell_bits))
     if sign == "offset" and not dense:
         choices = choices[choices >= depth]
     weight = np.ones(1) if scale is None or len(scale) == 1 else np.square(scale.astype(np.float64))
@@ -169,35 +168,32 @@ def scatter_weights(
     """The integers that the tiles hold, in the layout of the layer's weights.
 
     Args:
-        rows, cols, codes, shifts: the tiles; each weight is in at most one of them.
+        rows, cols, codes, shifts: the tiles; what several rows hold of a weight adds up.
         offset: what the codes have added.
         weight: int16 [M, C_in / g, kh, kw] or [M, K], for the layout only.
         groups: g.
 
     Returns:
-        int16 of the shape of `weight`; zero where no tile holds a weight.
+        int32 of the shape of `weight`; zero where no tile holds a weight.
     """
     if weight.ndim == 2:
         m, depth, positions = weight.shape[0], weight.shape[1], 1
     else:
         m, depth, positions = weight.shape[0], weight.shape[1], weight.shape[2] * weight.shape[3]
-    out = np.zeros((m, depth, positions), np.int16)
-
-    def work(start: int, stop: int) -> None:
-        _scatter(start, stop, rows, cols, codes, shifts, offset, groups, out)
-
-    in_chunks(len(rows), work)
+    out = np.zeros((m, depth, positions), np.int32)
+    # On one thread: two tiles may hold rows of one weight.
+    _scatter(rows, cols, codes, shifts, offset, groups, out)
     return out.reshape(weight.shape)
 
 
 @compiled
 def _scatter(
-    start: int, stop: int, rows: np.ndarray, cols: np.ndarray, codes: np.ndarray, shifts: np.ndarray,
+    rows: np.ndarray, cols: np.ndarray, codes: np.ndarray, shifts: np.ndarray,
     offset: int, groups: int, out: np.ndarray,
 ) -> None:  # fmt: skip
     m, depth, _ = out.shape
     per_group = m // groups
-    for t in range(start, stop):
+    for t in range(len(rows)):
         for r in range(rows.shape[1]):
             if rows[t, r] < 0:
                 continue
@@ -206,4 +202,4 @@ def _scatter(
                 local = channel - (cols[t, n] // per_group) * depth
                 # Pairs of a packed tile that belong to different groups hold no weight.
                 if cols[t, n] >= 0 and 0 <= local < depth:
-                    out[cols[t, n], local, position] = (I64(codes[t, r, n]) << shifts[t, r]) - offset
+                    out[cols[t, n], local, position] += (I64(codes[t, r, n]) << shifts[t, r]) - offset
