@@ -109,7 +109,7 @@ def _check_doubled(op: WeightedOp, rows: np.ndarray) -> None:
 
 def _cut(op: Conv | Gemm, height: int, width: int, cell_bits: int) -> Tiles:
     weight, offset = op.integers(), code_offset(op.sign, op.bits)
-    if op.doubled is not None:
+    if op.attributes.get("doubled") is not None:
         choices = splits(op.sign, op.bits, op.squeeze, cell_bits)
         return doubled_tiles(
             weight_matrix(op), op.doubled.array, choices, weight_range(op.sign, op.bits)[0], height, width

@@ -37,7 +37,7 @@ def stored_faults(program: Program, layers: Sequence[WeightedOp]) -> dict[str, s
             faults[layer["name"]] = f"{len(tiles)} tiles are not {copies!r} copies of the same tiles"
             continue
         for mine in tiles.reshape(copies, -1):
-            if op.doubled is None:
+            if op.attributes.get("doubled") is None:
                 wrong = _disagreement(op.integers(), _stored_weights(program, mine), "weight")
             else:
                 sums = op.integers().sum(axis=0, dtype=np.int64)

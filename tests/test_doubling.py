@@ -248,6 +248,9 @@ def test_groups_and_other_sign_schemes_are_located() -> None:
     g, module = residual()
     with pytest.raises(SmecError, match="sign scheme with doubled rows"):
         parse_pipeline("quantize-admm{sign=polarized squeeze=4 double=true}").run(module, context_of(module, g))
+    g, module = residual()
+    with pytest.raises(SmecError, match="doubled rows with squeeze=auto"):
+        parse_pipeline("quantize-admm{squeeze=auto double=true}").run(module, context_of(module, g))
 
 
 # -- quantizers and programs -------------------------------------------------------------------------------------------

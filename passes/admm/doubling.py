@@ -33,6 +33,5 @@ def rows_to_double(
         rounded = each.project(problem.target / scales, np.square(scales / scales.max())) * scales
         errors.append(np.square(rounded - problem.target)[0].sum(axis=1, dtype=np.float64))
     gain = (errors[0] - errors[1]) * problem.hessian[0].diagonal()
-    doubled = np.zeros(k, np.bool_)
-    doubled[np.argsort(-gain, kind="stable")[:spare]] = True
-    return tuple(doubled.tolist())
+    most = set(np.argsort(-gain, kind="stable")[:spare].tolist())
+    return tuple(r in most for r in range(k))

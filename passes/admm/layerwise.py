@@ -121,6 +121,8 @@ class LayerwiseQuantizer(Pass):
         return bool(layers)
 
     def _check(self, module: ModuleOp) -> None:
+        if self.double and self.squeeze == "auto":
+            raise SmecError("doubled rows with squeeze=auto", hint="allocate does not count with them: give a depth")
         if self.squeeze == "auto" and ALLOCATED not in levels_of(module):
             raise SmecError(
                 f"pass '{self.name}' with squeeze=auto: no choice has been made for the layers",
@@ -131,8 +133,6 @@ class LayerwiseQuantizer(Pass):
             raise SmecError("number of images is negative", found=self.images)
         if self.double and self.sign not in DOUBLED_SIGNS:
             raise SmecError("sign scheme with doubled rows", expected=" or ".join(DOUBLED_SIGNS), found=self.sign)
-        if self.double and self.squeeze == "auto":
-            raise SmecError("doubled rows with squeeze=auto", hint="allocate does not count with them: give a depth")
         if not self.damping > 0:
             raise SmecError("damping", expected="above 0", found=self.damping)
 
