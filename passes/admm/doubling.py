@@ -24,7 +24,7 @@ def rows_to_double(
         scales: float32 [1, 1, M], at which the two are compared.
         constraint: the constraint set where the given rows are doubled.
     """
-    k = problem.target.shape[1]
+    k = int(problem.target.shape[1])
     spare = spare_rows(k, problem.constraint.geometry.rows)
     if spare in (0, k):
         return (spare > 0,) * k
