@@ -23,6 +23,7 @@ from smec.options import (
     method_option,
     parse_depth,
     path_argument,
+    plugin_option,
     shape_option,
 )
 
@@ -141,7 +142,7 @@ def refuse_options(names: Iterable[str]) -> None:
 @click.option("--max-crossbars", type=click.IntRange(1), metavar="N", help="For --squeeze auto: bound on crossbars.")
 @click.option("--scheme", metavar="NAME{...}", help="A named mapping instead of the options from --pattern on.")
 @click.option("--pipeline", metavar="TEXT", help="Passes to run instead of the default ones.")
-@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers passes.")
+@plugin_option("passes")
 @click.option("--compile-to", metavar="LEVEL", help="Stop at this level and write the module (IR text) to the output.")
 @click.option("--dump-ir", type=path_argument, metavar="DIR", help="Write the module after each pass.")
 @shape_option
@@ -293,7 +294,7 @@ def inspect_command(program: str, layer: str | None, crossbar_map: bool, json_pa
 
 @main.command("passes")
 @click.argument("name", required=False)
-@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers passes.")
+@plugin_option("passes")
 @json_option
 def passes_command(name: str | None, plugins: tuple[str, ...], json_path: str | None) -> None:
     """List the passes, or the options of one."""
@@ -307,7 +308,7 @@ def passes_command(name: str | None, plugins: tuple[str, ...], json_path: str | 
 
 @main.command("targets")
 @click.argument("name", required=False)
-@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers targets.")
+@plugin_option("targets")
 @json_option
 def targets_command(name: str | None, plugins: tuple[str, ...], json_path: str | None) -> None:
     """List the hardware presets, or the numbers of one (a name or a TOML file)."""

@@ -51,6 +51,13 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
+def plugin_option(registers: str) -> Callable[[Command], Command]:
+    """The option `--plugin`, as `plugins`; `registers`: what is wanted of them."""
+    return click.option(
+        "--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help=f"Registers {registers}."
+    )
+
+
 def method_option(command: Command) -> Command:
     """The option `--method`."""
     help_text = "Activation calibration."

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
+
 from smec import targets
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.isa import to_words
+from smec.ir.interpreter import interpret
+from smec.ir.isa_machine import run_machine
 from smec.passes.base import PassContext
 from smec.passes.pipeline import parse_pipeline
 from smec.runtime.container import Program
@@ -25,6 +29,16 @@ def lower(
     context = PassContext(target=machine, act_bits=act_bits, report={} if report is None else report)
     parse_pipeline(pipeline).run(module, context)
     return assembled(module)
+
+
+def assert_passes(module: ModuleOp, pipeline: str, context: PassContext, inputs: dict[str, Any]) -> None:
+    """Run passes on a module with the output y0: each leaves it what it was, and so does the program."""
+    expected = interpret(module, inputs)["y0"]
+    for item in parse_pipeline(pipeline).passes:
+        item.run(module, context)
+        if item.name != "emit":
+            np.testing.assert_array_equal(interpret(module, inputs)["y0"], expected, item.name)
+    np.testing.assert_array_equal(run_machine(assembled(module), inputs).outputs()["y0"], expected)
 
 
 def assembled(module: ModuleOp) -> Program:

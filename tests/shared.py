@@ -13,7 +13,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,16 @@ MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 _Test = TypeVar("_Test", bound=Callable[..., Any])
+
+
+@contextmanager
+def restored(*registries: Any) -> Iterator[None]:
+    """Leave registries of passes, patterns, schemes, ... as they were."""
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, known in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(known)
 
 
 def needs(*files: str | Path) -> Callable[[_Test], _Test]:

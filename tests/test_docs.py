@@ -46,11 +46,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         shutil.copy(shared.EXAMPLES / original, tmp_path / name)
     (tmp_path / "examples").symlink_to(shared.EXAMPLES)
     monkeypatch.chdir(tmp_path)
-    before = [(registry, dict(registry)) for registry in (PASSES, PATTERNS, SCHEMES, HOST_COSTS, KNOWN)]
-    yield tmp_path
-    for registry, known in before:  # pages register passes, patterns, ... of their own
-        registry.clear()
-        registry.update(known)  # type: ignore[arg-type]  # each is what it was
+    # Pages register passes, patterns, ... of their own.
+    with shared.restored(PASSES, PATTERNS, SCHEMES, HOST_COSTS, KNOWN):
+        yield tmp_path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

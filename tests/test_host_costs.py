@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx_models import normal, parse
 
+import shared
 import smec
 from smec.ir.errors import SmecError
 from smec.passes import host_costs
@@ -35,10 +36,8 @@ class C(HostCost):
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
     """Leave the registry as it was."""
-    known = dict(host_costs.HOST_COSTS)
-    yield
-    host_costs.HOST_COSTS.clear()
-    host_costs.HOST_COSTS.update(known)
+    with shared.restored(host_costs.HOST_COSTS):
+        yield
 
 
 def plugin(folder: Path, name: str, body: str, file: str = "costs.py") -> Path:

@@ -28,11 +28,8 @@ PLUGIN = shared.EXAMPLES / "plugin_package" / "smec_example.py"
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
     """Leave the registries as they were."""
-    passes, known = dict(base.PASSES), dict(patterns.PATTERNS)
-    yield
-    for registry, before in ((base.PASSES, passes), (patterns.PATTERNS, known)):
-        registry.clear()
-        registry.update(before)
+    with shared.restored(base.PASSES, patterns.PATTERNS):
+        yield
 
 
 def write(folder: Path, text: str, name: str = "plugin.py") -> Path:

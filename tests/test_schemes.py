@@ -33,10 +33,8 @@ TEST = shared.EXAMPLES / "digits_test.npz"
 
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
-    before = dict(schemes.SCHEMES)
-    yield
-    schemes.SCHEMES.clear()
-    schemes.SCHEMES.update(before)
+    with shared.restored(schemes.SCHEMES):
+        yield
 
 
 # -- programs ----------------------------------------------------------------------------------------------------------

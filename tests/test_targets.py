@@ -183,8 +183,8 @@ def test_every_number_of_a_preset_says_where_it_is_from() -> None:
 @pytest.fixture
 def _plugins() -> Iterator[None]:
     """Leave no targets behind."""
-    yield
-    plugins.KNOWN.clear()
+    with shared.restored(plugins.KNOWN):
+        yield
 
 
 @pytest.mark.usefixtures("_plugins")

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from smec.options import act_bits_option, engine_option, json_option, method_option, path_argument, shape_option
+from smec.options import (
+    act_bits_option,
+    engine_option,
+    json_option,
+    method_option,
+    path_argument,
+    plugin_option,
+    shape_option,
+)
 
 #: Every scheme that is built in, the baseline first.
 ALL_SCHEMES = "dense-16,dense-8,dense-4,row-skip,prune,bit-slice,sme-published,sme"
@@ -27,7 +35,7 @@ ALL_SCHEMES = "dense-16,dense-8,dense-4,row-skip,prune,bit-slice,sme-published,s
 @act_bits_option
 @method_option
 @engine_option
-@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers schemes.")
+@plugin_option("schemes")
 @shape_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
 @click.option("--markdown", "markdown_path", type=path_argument, metavar="FILE.md", help="Write the table as Markdown.")
@@ -54,7 +62,7 @@ def compare_command(
 
 @click.command("schemes")
 @click.argument("name", required=False)
-@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers schemes.")
+@plugin_option("schemes")
 @json_option
 def schemes_command(name: str | None, plugins: tuple[str, ...], json_path: str | None) -> None:
     """List the schemes, or the options and the passes of one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from smec.options import path_argument
+from smec.options import path_argument, plugin_option
 
 
 @click.command("opt")
@@ -15,7 +15,7 @@ from smec.options import path_argument
 @click.option("-p", "--pipeline", default="", metavar="PIPELINE", help="Passes to run, as `a,b{option=1}`.")
 @click.option("-o", "--output", type=path_argument, default="-", metavar="OUT.mlir",
               help="The module, arrays beside it in OUT.safetensors; default: text on standard output.")  # fmt: skip
-@click.option("--plugin", "plugins", type=path_argument, multiple=True, metavar="FILE.py", help="Registers passes.")
+@plugin_option("passes")
 @click.option(
     "--target", metavar="NAME|FILE.toml", help="Hardware; default: what the module was compiled for, else sme."
 )
