@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from smec.ir.dialects.builtin import ModuleOp
-from smec.ir.dialects.quant import Conv, WeightedOp, round_clip
+from smec.ir.dialects.quant import WeightedOp, round_clip
 from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
-from smec.passes.mapping.layers import hardware
+from smec.passes.mapping.layers import groups_of, hardware
+from smec.passes.mapping.solver import gap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,9 +160,8 @@ class Allocate(Pass):
         estimate = estimate_of(folds, blocks, _DAMPING)
         fitted = folds[0] + folds[1]
         judge = Judge.of(unseen[0] + unseen[1], fitted, blocks)
-        dense = not isinstance(op, Conv) or op.groups == 1
         effort = Effort(self.iterations, self.sweeps)
-        found = list(solutions(estimate.hessian, estimate.target, space, dense, target, effort, judge))
+        found = list(solutions(estimate.hessian, estimate.target, space, groups_of(op) == 1, target, effort, judge))
         if not found:
             hint = "allow more sign schemes, depths or patterns"
             raise op.error(f"layer '{op.label}' has no candidate that its constraints allow", hint=hint)
@@ -174,7 +174,7 @@ class Allocate(Pass):
             _, solution, error = found[i]
             if error > 0:
                 changed = solution.integers * solution.scales
-                shift = fitted.mean_y - np.einsum("gk,gkm->gm", fitted.mean_x, changed)
+                shift = fitted.bias_shift(changed)
                 caused = probe.error(blocks_to_weight(op, changed, weight.shape), bias + shift.reshape(-1))
                 seen.append((error, caused / error))
         return [Point(c, error, error * sensitivity(seen, error)) for c, _, error in found], rounding
@@ -197,7 +197,7 @@ class Allocate(Pass):
             "at_least": choice.at_least,
             "objective": choice.objective,
             "bound": choice.bound,
-            "gap": choice.objective / choice.bound - 1 if choice.bound > 0 else 0.0,
+            "gap": gap(choice.objective, choice.bound),
             "optimal": choice.optimal,
             "probes": probes,
             "layers": {

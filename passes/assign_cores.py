@@ -14,6 +14,7 @@ from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import array, block_shape, crossbar_layers, extent, hardware
 from smec.passes.mapping.placement import Placement, place, slots_needed
 from smec.passes.mapping.routing import Grid, arrange
+from smec.passes.mapping.solver import gap
 from smec.passes.mapping.tiling import crossbars_dense
 from smec.passes.mapping.traffic import core_traffic
 from smec.passes.mapping.workload import balance, conversions
@@ -108,7 +109,7 @@ class AssignCores(Pass):
         figures = {
             "objective": found.busiest,
             "bound": found.bound,
-            "gap": _gap(found.busiest, found.bound),
+            "gap": gap(found.busiest, found.bound),
             "unlevelled": found.before,
             "sum": found.total,
             "sum_bound": found.total_bound,
@@ -131,7 +132,7 @@ class AssignCores(Pass):
         figures = {
             "objective": found.cost,
             "bound": found.bound,
-            "gap": _gap(found.cost, found.bound),
+            "gap": gap(found.cost, found.bound),
             "in_layer_order": found.before,
             "bytes": found.bytes,
             "exchanges": found.exchanges,
@@ -166,18 +167,13 @@ class AssignCores(Pass):
             "crossbars": placed.physical,
             "crossbars_unshared": at,
             "bound": placed.bound,
-            "gap": _gap(placed.physical, placed.bound),
+            "gap": gap(placed.physical, placed.bound),
             "cores": placed.cores,
             "utilisation": placed.used_cells / cells if cells else 0.0,
             "crossbars_dense_16": sum(layer["crossbars_dense_16"] for layer in report),
             "crossbars_dense_8": sum(layer["crossbars_dense_8"] for layer in report),
             "layers": report,
         }
-
-
-def _gap(value: int, bound: int) -> float:
-    """How far above the bound, as a fraction."""
-    return value / bound - 1 if bound else 0.0
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -13,6 +13,7 @@ from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware, sign_block
+from smec.passes.mapping.solver import gap
 
 
 @register_pass
@@ -65,7 +66,7 @@ class GroupRows(Pass):
             report.append(figures)
             changed |= different
         totals = {key: sum(layer[key] for layer in report) for key in ("groups", "reads", "bound", "lossy_groups")}
-        totals["gap"] = _gap(totals["reads"], totals["bound"])
+        totals["gap"] = gap(totals["reads"], totals["bound"])
         context.report[self.name] = {**totals, "effort": asdict(spent), "layers": report}
         return changed
 
@@ -101,14 +102,9 @@ class GroupRows(Pass):
             "largest": int(grouped.groups.max(initial=0)),
             "reads": reads,
             "bound": bound,
-            "gap": _gap(reads, bound),
+            "gap": gap(reads, bound),
             "lossy_groups": lossy,
             "read_apart": grouped.parted,
             "effort": asdict(grouped.spent),
         }
         return figures, changed
-
-
-def _gap(reads: int, bound: int) -> float:
-    """How far above the bound, as a fraction; 0 where there is no bound (fixed groups)."""
-    return reads / bound - 1 if bound else 0.0

@@ -11,9 +11,6 @@ from smec.passes.base import register_pass
 if TYPE_CHECKING:
     from smec.passes.admm.problem import Problem, Solution
 
-#: By how much rho grows over all iterations, where no rate is given.
-_TOTAL_GROWTH = 300.0
-
 
 @register_pass
 @dataclass(frozen=True)
@@ -42,11 +39,10 @@ class QuantizeAdmm(LayerwiseQuantizer):
     def _solve(self, problem: Problem) -> tuple[Solution, dict[str, Any]]:
         from smec.passes.admm.layerwise import starting_scales
         from smec.passes.admm.polish import polish
-        from smec.passes.admm.solver import Basis, Schedule, Trace, solve
+        from smec.passes.admm.solver import Basis, Schedule, Trace, growth_over, solve
 
-        growth = self.growth or _TOTAL_GROWTH ** (1 / max(self.iterations, 1))
         trace = Trace()
-        schedule = Schedule(self.iterations, self.rho, growth)
+        schedule = Schedule(self.iterations, self.rho, self.growth or growth_over(self.iterations))
         raw = solve(problem, starting_scales(problem), schedule, Basis.of(problem.hessian), trace)
         found = polish(problem, raw, self.sweeps)
         energy = problem.energy or 1.0

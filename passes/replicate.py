@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware
-from smec.passes.mapping.placement import abreast_of, slots_needed
+from smec.passes.mapping.placement import side_by_side
 from smec.passes.mapping.replication import Layer, replicate
+from smec.passes.mapping.solver import gap
 from smec.passes.mapping.workload import reads_of_units
 
 
@@ -66,7 +65,7 @@ class Replicate(Pass):
             "cycles": result.cycles,
             "bound": result.bound,
             "continuous_bound": result.continuous,
-            "gap": result.cycles / result.bound - 1 if result.bound else 0.0,
+            "gap": gap(result.cycles, result.bound),
             "layers": [_figures(op, layer) for op, layer in zip(ops, layers, strict=True)],
         }
         return changed
@@ -79,14 +78,10 @@ def _layer(op: MvmOp, act_bits: int, dac_bits: int, columns: int) -> Layer:
     are shared out.
     """
     tile = array(op, "xbar_tile", "slice-bits")
-    count = np.bincount(tile, minlength=op.rows.shape[0])
-    widths = extent(op.cols.array)
-    slots = slots_needed(count, widths, columns, beside=True)
-    place = np.arange(len(tile)) - (np.cumsum(count) - count)[tile]
-    unit = (np.cumsum(slots) - slots)[tile] + place // abreast_of(count, widths, columns, beside=True)[tile]
+    units = side_by_side(tile, extent(op.cols.array), columns, beside=True)
     groups = array(op, "row_group", "group-rows")
-    reads, _ = reads_of_units(groups, op.shifts.array[tile], unit, act_bits, dac_bits)
-    cost = int(slots.sum())
+    reads, _ = reads_of_units(groups, op.shifts.array[tile], units.unit, act_bits, dac_bits)
+    cost = int(units.slots.sum())
     *outer, rows, columns_of_pixels = (1, 1, *op.pixel_shape())
     return Layer(rows * columns_of_pixels, int(reads.max(initial=0)) * prod(outer), cost)
 

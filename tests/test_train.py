@@ -166,12 +166,13 @@ def test_finish_puts_weights_on_the_set(data: st.DataObject) -> None:
 
 
 def test_fitting_never_raises_the_distance() -> None:
-    from smec.train.fitting import Fit, first_fit, improve, project
+    from smec.passes.admm.problem import nearest_integers
+    from smec.train.fitting import Fit, first_fit, improve
 
     values = np.random.default_rng(0).normal(size=(2, 9, 5)).astype(np.float32)
     constraint = layer_constraint(Geometry(8, "twos-complement"), "uniform", 6)
     scales = np.full((2, 1, 5), 0.01, np.float32)
-    plain = Fit(project(values, scales, constraint), scales).distance(values)
+    plain = Fit(nearest_integers(values, scales, constraint), scales).distance(values)
     improved = improve(values, constraint, True, scales, 10).distance(values)
     assert first_fit(values, constraint, True, 10).distance(values) < improved < plain
 

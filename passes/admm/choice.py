@@ -21,6 +21,7 @@ from smec.ir.errors import SmecError
 from smec.passes.admm.curves import Point
 from smec.passes.mapping.footprint import crossbars_at_least, crossbars_placed
 from smec.passes.mapping.layers import Hardware
+from smec.passes.mapping.solver import cp_solver
 
 #: Effort of the solver in its own deterministic units (about seconds).
 _EFFORT = 20.0
@@ -176,10 +177,7 @@ def _solve(
         model.add(used <= crossbars)
     space = total(lambda p: p.candidate.footprint.rows + p.candidate.footprint.columns)
     model.minimize({"crossbars": used, "error": error, "space": space}[what])
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = _EFFORT
+    solver = cp_solver(_EFFORT)
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None

@@ -13,15 +13,12 @@ from smec.passes.admm.hessian import Moments
 from smec.passes.admm.layerwise import starting_scales
 from smec.passes.admm.polish import polish
 from smec.passes.admm.problem import Problem, Solution
-from smec.passes.admm.solver import Basis, Schedule, solve
+from smec.passes.admm.solver import Basis, Schedule, growth_over, solve
 from smec.passes.constraint_sets.rows import RowSet
 from smec.passes.constraints import Geometry, layer_constraint
 from smec.passes.mapping.coding import planes
 from smec.passes.mapping.footprint import Extents, Footprint, footprint, tile_extents
 from smec.passes.mapping.layers import Hardware
-
-#: By how much rho grows over all iterations.
-_TOTAL_GROWTH = 300.0
 
 
 @dataclass(frozen=True)
@@ -206,7 +203,7 @@ def solutions(
         the candidate, the integers and scales, and the squared error of the output over its power.
     """
     basis = Basis.of(hessian)
-    schedule = Schedule(effort.iterations, growth=_TOTAL_GROWTH ** (1 / max(effort.iterations, 1)))
+    schedule = Schedule(effort.iterations, growth=growth_over(effort.iterations))
     shape = (target.shape[0], target.shape[1], target.shape[2])
 
     def solved(candidate: Candidate) -> tuple[Candidate, Solution, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from smec.passes.admm.problem import Problem
+from smec.passes.admm.problem import Problem, nearest_integers
 from smec.passes.constraints import ConstraintSet
 from smec.passes.mapping.doubling import spare_rows
 
@@ -30,7 +30,7 @@ def rows_to_double(
         return (spare > 0,) * k
     errors = []
     for each in (problem.constraint, constraint((True,) * k)):
-        rounded = each.project(problem.target / scales, np.square(scales / scales.max())) * scales
+        rounded = nearest_integers(problem.target, scales, each) * scales
         errors.append(np.square(rounded - problem.target)[0].sum(axis=1, dtype=np.float64))
     gain = (errors[0] - errors[1]) * problem.hessian[0].diagonal()
     most = set(np.argsort(-gain, kind="stable")[:spare].tolist())

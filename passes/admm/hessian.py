@@ -71,6 +71,11 @@ class Moments:
     def mean_y(self) -> np.ndarray:
         return self.y / max(self.samples, 1)
 
+    def bias_shift(self, weights: np.ndarray) -> np.ndarray:
+        """What a bias must add to X Z so that its mean is that of Y, [G, M]; `weights`: Z, [G, K, M]."""
+        shift: np.ndarray = self.mean_y - np.einsum("gk,gkm->gm", self.mean_x, weights)
+        return shift
+
     @property
     def hessian(self) -> np.ndarray:
         """H: the covariance of x, [G, K, K]."""

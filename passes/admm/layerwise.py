@@ -9,20 +9,20 @@ import numpy as np
 
 from smec.ir.core import Handle, Value
 from smec.ir.dialects.builtin import GraphOp, ModuleOp
-from smec.ir.dialects.quant import Conv, WeightedOp
+from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
 from smec.passes.admm.doubling import rows_to_double
 from smec.passes.admm.estimate import estimate_of
 from smec.passes.admm.hessian import Addend, blocks_to_weight, measure, weight_blocks
 from smec.passes.admm.prefix import FloatPrefix, walk
 from smec.passes.admm.probe import Reference
-from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution
+from smec.passes.admm.problem import Problem, Solution, refit, scales_to_try
 from smec.passes.base import Pass, PassContext
 from smec.passes.base import levels as levels_of
 from smec.passes.calibrate import CALIBRATION_INPUTS, Calibrate, calibration_inputs
 from smec.passes.constraints import ConstraintSet, Geometry, layer_constraint
 from smec.passes.mapping.doubling import DOUBLED_SIGNS
-from smec.passes.mapping.layers import hardware
+from smec.passes.mapping.layers import groups_of, hardware
 from smec.passes.mapping.polarity import check_sign_rows
 from smec.passes.patterns import External, Pattern, parse
 from smec.passes.quantize_nearest import set_integers, zero_share
@@ -149,7 +149,7 @@ class LayerwiseQuantizer(Pass):
     def _constraint(
         self, op: WeightedOp, pattern: Pattern, context: PassContext, doubled: tuple[bool, ...] = ()
     ) -> ConstraintSet:
-        dense = not isinstance(op, Conv) or op.groups == 1
+        dense = groups_of(op) == 1
         if self.squeeze or self.constraints or self.sign == "polarized":
             target = hardware(context, self.name)
             geometry = Geometry(self.bits, self.sign, target.rows, target.columns, target.cell_bits, dense)
@@ -199,7 +199,7 @@ class LayerwiseQuantizer(Pass):
         solution, figures = self._solve(problem)
         moments = folds[0] + folds[1]
         real_weights = solution.integers * solution.scales
-        shift = moments.mean_y - np.einsum("gk,gkm->gm", moments.mean_x, real_weights)
+        shift = moments.bias_shift(real_weights)
         scales = solution.scales.reshape(-1) if self.scale == "column" else solution.scales.reshape(-1)[:1]
         set_integers(op, blocks_to_weight(op, solution.integers, weight.shape), scales, pattern, self.sign_rows)
         op.attributes |= {
@@ -252,25 +252,12 @@ def used_images(module: ModuleOp, context: PassContext, most: int) -> dict[str, 
     return {name: a[:most] if most else a for name, a in found.items()}
 
 
-#: Shares of the scale that clips no weight, from which a layer's scales may start. Below 1 the largest weights are
-#: clipped, above it the largest integers are left to what rows become.
-_SHARES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8)
-
-
 def starting_scales(problem: Problem) -> np.ndarray:
     """Scales to begin with, float32 [G, 1, M]: the share of the largest weight at which rounding to the nearest point
     (and fitting the scales to that) leaves the least output error.
     """
-    from smec.passes.admm.problem import refit
-
-    low, high = problem.constraint.geometry.weight_range
-    size = np.abs(problem.target).max(axis=1, keepdims=True)
-    if not problem.column:
-        size = np.full_like(size, size.max())
-    full = np.where(size > 0, np.maximum(size / max(-low, high), SMALLEST_SCALE), np.float32(1))
     best: tuple[float, np.ndarray] | None = None
-    for share in _SHARES:
-        scales = full * np.float32(share)
+    for scales in scales_to_try(problem.target, problem.constraint, problem.column):
         integers = problem.project(problem.target, scales)
         error = problem.error(integers, refit(problem, integers, scales))
         if best is None or error < best[0]:

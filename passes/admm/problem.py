@@ -16,6 +16,10 @@ from smec.passes.constraints import ConstraintSet
 #: Scales are at least this, so that they and their quotients stay normal float32 numbers.
 SMALLEST_SCALE = np.float32(2.0**-100)
 
+#: Scales to begin with, as shares of the one that clips no weight. Below 1 the largest weights are clipped, above it
+#: the largest integers are left to what rows become.
+_SHARES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -45,7 +49,7 @@ class Problem:
 
     def project(self, real: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """The integers Q, int16 [G, K, M], for which Q a is nearest to `real`."""
-        return self.constraint.project(real / scales, np.square(scales / scales.max()))
+        return nearest_integers(real, scales, self.constraint)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,21 @@ class Solution:
     integers: np.ndarray
     scales: np.ndarray
     error: float
+
+
+def nearest_integers(real: np.ndarray, scales: np.ndarray, constraint: ConstraintSet) -> np.ndarray:
+    """The integers Q, int16 [G, K, M], for which Q a is nearest to `real` at the scales a, [G, 1, M]."""
+    return constraint.project(real / scales, np.square(scales / scales.max()))
+
+
+def scales_to_try(real: np.ndarray, constraint: ConstraintSet, column: bool) -> list[np.ndarray]:
+    """Scales from which to begin, float32 [G, 1, M] each, for weights float32 [G, K, M]; `column` as in `Problem`."""
+    low, high = constraint.geometry.weight_range
+    size = np.abs(real).max(axis=1, keepdims=True)
+    if not column:
+        size = np.full_like(size, size.max())
+    full = np.where(size > 0, np.maximum(size / max(-low, high), SMALLEST_SCALE), np.float32(1))
+    return [full * np.float32(share) for share in _SHARES]
 
 
 def fitted_scales(inner: np.ndarray, power: np.ndarray, scales: np.ndarray, column: bool) -> np.ndarray:

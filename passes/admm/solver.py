@@ -22,6 +22,9 @@ from threadpoolctl import threadpool_limits
 from smec.ir.errors import SmecError
 from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution, fitted_scales
 
+#: By how much rho grows over all iterations, where no rate is given.
+_TOTAL_GROWTH = 300.0
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -36,6 +39,12 @@ class Schedule:
             raise SmecError("number of iterations is negative", found=self.iterations)
         if not self.rho > 0 or not self.growth >= 1:
             raise SmecError("penalty", expected="rho > 0 and growth >= 1", found=(self.rho, self.growth))
+
+
+def growth_over(iterations: int) -> float:
+    """The factor an iteration by which rho grows 300-fold in all."""
+    factor: float = _TOTAL_GROWTH ** (1 / max(iterations, 1))
+    return factor
 
 
 @dataclass

@@ -10,5 +10,5 @@
 | `replication` | `replicate` |
 | `placement`, `workload`, `traffic`, `routing`, `exchange` | `assign-cores` |
 
-`coding` holds what they share: ranges of stored integers and the planes of a sign scheme.
+`coding` and `solver` hold what they share: ranges of stored integers and planes of a sign scheme; settings of CP-SAT.
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smec.passes.mapping.grouping import QUICK, Reader, group_rows
-from smec.passes.mapping.placement import abreast_of
+from smec.passes.mapping.placement import side_by_side
 from smec.passes.mapping.row_improve import Effort, Spent
 
 
@@ -100,29 +100,22 @@ def join(
         beside: whether crossbars are put side by side at all; otherwise each is a unit of its own.
     """
     tile = tile.astype(np.int64)
-    counts = np.bincount(tile, minlength=len(widths))
-    abreast = abreast_of(counts, widths, columns, beside)
-    first = np.cumsum(counts) - counts
-    place = np.arange(len(tile)) - first[tile]
-    slots = -(-counts // abreast)
-    unit = (np.cumsum(slots) - slots)[tile] + place // abreast[tile]
-    leads = np.flatnonzero(place % abreast[tile] == 0)
+    together = side_by_side(tile, widths, columns, beside)
+    leads = np.flatnonzero(together.place == 0)
     joined = cells[leads].copy() if len(leads) < len(tile) else cells
-    for a in np.unique(abreast[abreast > 1]).tolist():
-        _add_followers(joined, cells, np.flatnonzero(abreast[tile] == a), unit, place % a, widths[tile] * cell_bits)
-    return Units(joined, tile[leads], unit)
+    _add_followers(joined, cells, together.unit, together.place, widths[tile] * cell_bits)
+    return Units(joined, tile[leads], together.unit)
 
 
 def _add_followers(
-    joined: np.ndarray, cells: np.ndarray, crossbars: np.ndarray, unit: np.ndarray, place: np.ndarray, bits: np.ndarray
+    joined: np.ndarray, cells: np.ndarray, unit: np.ndarray, place: np.ndarray, bits: np.ndarray
 ) -> None:
-    """Or the cells of `crossbars`, moved right by place x bits, into their units."""
-    for x in crossbars.tolist():
-        if place[x]:
-            own = np.unpackbits(cells[x], axis=1, bitorder="little", count=int(bits[x]))
-            moved = np.zeros((len(own), joined.shape[2] * 8), np.uint8)
-            moved[:, place[x] * bits[x] : (place[x] + 1) * bits[x]] = own
-            joined[unit[x]] |= np.packbits(moved, axis=1, bitorder="little")
+    """Or the cells of crossbars that are not the first of their unit, moved right by place x bits, into the unit's."""
+    for x in np.flatnonzero(place).tolist():
+        own = np.unpackbits(cells[x], axis=1, bitorder="little", count=int(bits[x]))
+        moved = np.zeros((len(own), joined.shape[2] * 8), np.uint8)
+        moved[:, place[x] * bits[x] : (place[x] + 1) * bits[x]] = own
+        joined[unit[x]] |= np.packbits(moved, axis=1, bitorder="little")
 
 
 def part(row_group: np.ndarray, units: Units, cells: np.ndarray) -> np.ndarray:

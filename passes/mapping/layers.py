@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from smec.ir.dialects.builtin import ModuleOp
+from smec.ir.dialects.quant import WeightedOp
 from smec.ir.dialects.xbar import MvmOp, code_offset
 from smec.ir.errors import SmecError
 from smec.passes.base import PassContext
@@ -77,7 +78,7 @@ def sign_block(op: MvmOp) -> int:
     return op.sign_rows if op.sign == "polarized" else 0
 
 
-def groups_of(op: MvmOp) -> int:
+def groups_of(op: WeightedOp) -> int:
     """Groups of a convolution; 1 for a matrix product."""
     groups = op.attributes.get("groups", 1)
     return groups if isinstance(groups, int) else 1

@@ -128,11 +128,32 @@ def _most_abreast(counts: np.ndarray, widths: np.ndarray, columns: int, beside: 
     return fit
 
 
-def abreast_of(counts: np.ndarray, widths: np.ndarray, columns: int, beside: bool) -> np.ndarray:
-    """How many crossbars of each tile share a physical one side by side, spread evenly, int64 [T]; 1 or more."""
+@dataclass(frozen=True)
+class SideBySide:
+    """What is read together: crossbars of a tile that share a physical one.
+
+    unit: int64 [X], of each crossbar, ascending. place: int64 [X], where it stands in its unit, 0 first. slots: int64
+    [T], units of each tile.
+    """
+
+    unit: np.ndarray
+    place: np.ndarray
+    slots: np.ndarray
+
+
+def side_by_side(tile: np.ndarray, widths: np.ndarray, columns: int, beside: bool) -> SideBySide:
+    """The crossbars of a layer that share a physical one, spread evenly over as few as they need.
+
+    Args:
+        tile: int [X], ascending.
+        widths: int [T], columns that each tile uses, from the first on.
+        columns, beside: as for `slots_needed`.
+    """
+    counts = np.bincount(tile, minlength=len(widths))
     slots = slots_needed(counts, widths, columns, beside)
-    abreast: np.ndarray = np.maximum(-(-counts // np.maximum(slots, 1)), 1)
-    return abreast
+    abreast = np.maximum(-(-counts // np.maximum(slots, 1)), 1)
+    block, place = np.divmod(np.arange(len(tile)) - (np.cumsum(counts) - counts)[tile], abreast[tile])
+    return SideBySide((np.cumsum(slots) - slots)[tile] + block, place, slots)
 
 
 class _Blocks:

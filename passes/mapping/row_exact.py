@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smec.passes.mapping.solver import cp_solver
+
 if TYPE_CHECKING:
     from ortools.sat.python import cp_model
 
@@ -74,7 +76,7 @@ def spans_of_groups(
     model.add(total >= at_least)
     model.add(total < below)
     model.minimize(total)
-    solver = _solver(_SPANS_LIMIT)
+    solver = cp_solver(_SPANS_LIMIT)
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
@@ -84,7 +86,9 @@ def spans_of_groups(
 
 @dataclass(frozen=True)
 class Packed:
-    """What exact packing found: a cheaper grouping int16 [R] or None, a lower bound, and the deterministic time."""
+    """What exact packing found: a cheaper grouping int16 [R] (numbers may have gaps) or None, a lower bound, and the
+    deterministic time.
+    """
 
     group: np.ndarray | None
     bound: int
@@ -126,7 +130,7 @@ def pack_exactly(
     model.add(total >= bound)
     model.add(total < below)
     model.minimize(total)
-    solver = _solver(limit)
+    solver = cp_solver(limit)
     status = solver.solve(model)
     effort = float(solver.response_proto.deterministic_time)
     if status == cp_model.INFEASIBLE:
@@ -137,8 +141,6 @@ def pack_exactly(
     for (i, g), x in inside.items():
         if solver.value(x):
             group[rows[i]] = g
-    used = np.unique(group[rows])
-    group[rows] = np.searchsorted(used, group[rows])
     return Packed(group, max(bound, round(solver.best_objective_bound)), effort)
 
 
@@ -158,13 +160,3 @@ def _cost(
     cost = model.new_int_var(0, reads(present[-1] - present[0], act_bits, dac_bits), "cost")
     model.add(dac_bits * cost >= act_bits + high - low).only_enforce_if(used)
     return cost
-
-
-def _solver(limit: float) -> cp_model.CpSolver:
-    from ortools.sat.python import cp_model
-
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = limit
-    return solver

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from smec.passes.mapping.row_exact import pack_exactly, spans_of_groups
-from smec.passes.mapping.row_packing import LEVELS
+from smec.passes.mapping.row_packing import cost_of
 from smec.passes.mapping.row_search import interval_needs, search
 
 #: How many costs between the bound and what is known are tried by local search.
@@ -113,7 +113,8 @@ def improve(
             cell, shifts, rows.tolist(), capacity, most, act_bits, dac_bits, found.bound, found.reads, effort.limit
         )
         if packed.group is not None:
-            found.group, found.reads = packed.group, _reads_of(packed.group, shifts, act_bits, dac_bits)
+            found.group = _numbered(packed.group)
+            found.reads = _reads_of(found.group, shifts, act_bits, dac_bits)
         found.bound = min(packed.bound, found.reads)
         spent.exact, spent.exact_time = 1, packed.effort
         spent.decided = int(found.bound == found.reads)
@@ -130,9 +131,5 @@ def _numbered(group: np.ndarray) -> np.ndarray:
 
 def _reads_of(group: np.ndarray, shifts: np.ndarray, act_bits: int, dac_bits: int) -> int:
     """Reads of a grouping: ceil((A + max k - min k) / d) a group."""
-    count = int(group.max()) + 1
-    low, high = np.full(count, LEVELS, np.int64), np.full(count, -1, np.int64)
-    driven = np.flatnonzero(group >= 0)
-    np.minimum.at(low, group[driven], shifts[driven])
-    np.maximum.at(high, group[driven], shifts[driven])
-    return int((-(-(act_bits + high - low) // dac_bits)).sum())
+    low, high = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
+    return int(cost_of(group, int(group.max()) + 1, shifts, act_bits, dac_bits, low, high))

@@ -25,6 +25,7 @@ import numpy as np
 
 from smec.ir.dialects.xbar import MvmOp
 from smec.passes.mapping.replication import shares
+from smec.passes.mapping.solver import cp_solver
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,7 @@ def _distribute(
         if b and rooms[b - 1] == room:  # banks are alike
             model.add(loads[b - 1] >= loads[b])
     model.minimize(most)
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = limit
+    solver = cp_solver(limit)
     status = solver.solve(model)
     took = float(solver.response_proto.deterministic_time)
     if status == cp_model.INFEASIBLE:

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smec.passes.admm.problem import SMALLEST_SCALE, fitted_scales
+from smec.passes.admm.problem import fitted_scales, nearest_integers, scales_to_try
 from smec.passes.constraints import ConstraintSet
-
-#: Scales to begin with, as shares of the one that clips no weight. Below 1 the largest weights are clipped, above it
-#: the largest integers are left to what rows become.
-_SHARES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8)
 
 
 @dataclass(frozen=True)
@@ -36,11 +32,6 @@ class Fit:
         return float(np.square(values - self.real, dtype=np.float64).sum())
 
 
-def project(values: np.ndarray, scales: np.ndarray, constraint: ConstraintSet) -> np.ndarray:
-    """The integers for which a Q is nearest to `values` at these scales, int16 [G, K, M]."""
-    return constraint.project(values / scales, np.square(scales / scales.max()))
-
-
 def refit(values: np.ndarray, integers: np.ndarray, scales: np.ndarray, column: bool) -> np.ndarray:
     """The best scales for these integers; the old ones where the best would not be positive."""
     q = integers.astype(np.float32)
@@ -51,11 +42,11 @@ def refit(values: np.ndarray, integers: np.ndarray, scales: np.ndarray, column: 
 
 def improve(values: np.ndarray, constraint: ConstraintSet, column: bool, scales: np.ndarray, rounds: int) -> Fit:
     """Alternate from `scales` on, `rounds` times or until it does not help."""
-    best = Fit(project(values, scales, constraint), scales)
+    best = Fit(nearest_integers(values, scales, constraint), scales)
     least = best.distance(values)
     for _ in range(rounds):
         fitted = refit(values, best.integers, best.scales, column)
-        found = Fit(project(values, fitted, constraint), fitted)
+        found = Fit(nearest_integers(values, fitted, constraint), fitted)
         error = found.distance(values)
         if not error < least:
             break
@@ -65,10 +56,6 @@ def improve(values: np.ndarray, constraint: ConstraintSet, column: bool, scales:
 
 def first_fit(values: np.ndarray, constraint: ConstraintSet, column: bool, rounds: int) -> Fit:
     """The best of several starts."""
-    low, high = constraint.geometry.weight_range
-    size = np.abs(values).max(axis=1, keepdims=True)
-    if not column:
-        size = np.full_like(size, size.max())
-    full = np.where(size > 0, np.maximum(size / max(-low, high), SMALLEST_SCALE), np.float32(1)).astype(np.float32)
-    fits = [improve(values, constraint, column, full * np.float32(share), rounds) for share in _SHARES]
+    starts = scales_to_try(values, constraint, column)
+    fits = [improve(values, constraint, column, scales, rounds) for scales in starts]
     return min(fits, key=lambda fit: fit.distance(values))

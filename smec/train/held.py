@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smec.passes.admm.problem import SMALLEST_SCALE
+from smec.passes.admm.problem import SMALLEST_SCALE, nearest_integers
 from smec.passes.constraints import ConstraintSet
-from smec.train.fitting import project
 from smec.train.matrices import as_numpy, finite_blocks, from_blocks, to_blocks
 
 
@@ -74,7 +73,7 @@ class Held(nn.Module):
 
     def integers(self, weight: Tensor) -> np.ndarray:
         """Q, int16 [G, K, M], of the parameter `weight`."""
-        return project(finite_blocks(weight, self.groups, self.name), as_numpy(self.base), self.constraint)
+        return nearest_integers(finite_blocks(weight, self.groups, self.name), as_numpy(self.base), self.constraint)
 
     def scales(self) -> np.ndarray:
         """g a, float32 [M], or [1] for one a tensor."""

@@ -59,9 +59,9 @@ def label_free(
         constraints=options.constraints,
         sign_rows=options.sign_rows,
     )
-    pipeline = Pipeline([*parse_pipeline("partition,calibrate,quantize-activations"), solver])
-    real = lower(proto, "quant.float", pipeline=pipeline, calib=array, target=target)
-    done = lower(proto, "quant", pipeline=pipeline, calib=array, target=target)
+    before = parse_pipeline("partition,calibrate,quantize-activations")
+    real = lower(proto, "quant.float", pipeline=before, calib=array, target=target)
+    done = lower(real, "quant", pipeline=Pipeline([solver]), calib=array)
     # The compiler has names of its own for layers: weights tell which is which.
     names = {}
     for name, module in plain.named_modules():
