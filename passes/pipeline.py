@@ -18,6 +18,7 @@ import lark
 
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError, SourceSpan
+from smec.ir.linear_algebra import single_threaded_blas
 from smec.ir.printer import print_module
 from smec.ir.verifier import verify
 from smec.passes.base import (
@@ -151,7 +152,8 @@ class Pipeline:
             snapshot = module.clone()
             start = time.perf_counter()
             try:
-                changed = _run_pass(item, module, context)
+                with single_threaded_blas():
+                    changed = _run_pass(item, module, context)
                 seconds = time.perf_counter() - start
                 _check_after(item, module, verify)
                 if check_changed and not changed and print_module(module) != text:

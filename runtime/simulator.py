@@ -19,13 +19,14 @@ import numpy as np
 
 from smec.ir.errors import SmecError
 from smec.ir.isa_table import by_instruction
+from smec.ir.linear_algebra import single_threaded_blas
 from smec.runtime.arrays import Array, IntArray
 from smec.runtime.container import Program
 from smec.runtime.engines import check_engine, prepare_units
 from smec.runtime.metadata import PortInfo
 from smec.runtime.plan import Plan
 from smec.runtime.steps import FinishStep, State, Step
-from smec.runtime.threads import cores, shared_workers, single_threaded_blas
+from smec.runtime.threads import cores, shared_workers
 
 #: Memory that the images of one batch may take, and the most images, where the caller does not say.
 _BATCH_BYTES = 128 << 20

@@ -1,7 +1,7 @@
 """Spreads ranges of rows over threads.
 
 The kernels and NumPy's matrix products release the interpreter lock, so plain threads do. Linear algebra libraries
-are held to one thread each meanwhile: their own threads would contend with ours.
+are held to one thread each meanwhile (`smec.ir.linear_algebra`): their own threads would contend with ours.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from smec.runtime.arrays import Array
 
@@ -81,15 +79,3 @@ class Workers:
 def shared_workers(count: int) -> Workers:
     """The process's pool of so many threads; several runs may use it at a time."""
     return Workers(count)
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Hold the process's linear algebra libraries to one thread each."""
-    with _controller().limit(limits=1, user_api="blas"):
-        yield

@@ -13,6 +13,7 @@ from smec.passes.admm.hessian import Moments
 from smec.passes.admm.layerwise import starting_scales
 from smec.passes.admm.polish import polish
 from smec.passes.admm.problem import Problem, Solution
+from smec.passes.admm.products import matmul
 from smec.passes.admm.solver import Basis, Schedule, growth_over, solve
 from smec.passes.constraint_sets.rows import RowSet
 from smec.passes.constraints import Geometry, layer_constraint
@@ -172,13 +173,13 @@ class Judge:
     @staticmethod
     def of(unseen: Moments, fitted: Moments, weight: np.ndarray) -> Judge:
         h = unseen.hessian.astype(np.float32)
-        energy = float(np.einsum("gkm,gkm->", weight, h @ weight, dtype=np.float64))
+        energy = float(np.einsum("gkm,gkm->", weight, matmul(h, weight), dtype=np.float64))
         return Judge(h, unseen.mean_x - fitted.mean_x, weight, energy)
 
     def error(self, solution: Solution) -> float:
         """Squared error of the output, with the bias that the fit gives it, over the output's power."""
         d = solution.integers * solution.scales - self.weight
-        varying = float(np.einsum("gkm,gkm->", d, self.hessian @ d, dtype=np.float64))
+        varying = float(np.einsum("gkm,gkm->", d, matmul(self.hessian, d), dtype=np.float64))
         constant = float(np.square(np.einsum("gk,gkm->gm", self.offset, d)).sum())
         return (varying + constant) / self.energy if self.energy > 0 else 0.0
 

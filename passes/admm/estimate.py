@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from smec.ir.linear_algebra import single_threaded_blas
 from smec.passes.admm.hessian import Moments
+from smec.passes.admm.products import matmul
 
 #: Ridges that are tried, as shares of H's mean diagonal.
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -60,7 +61,7 @@ def estimate_of(folds: tuple[Moments, Moments], weight: np.ndarray, least_dampin
     ridge = _best_ridge(folds, weight)
     target = weight.astype(np.float32)
     if np.isfinite(ridge):
-        target = (weight + _correction(h, whole.cross - h @ weight, diagonal)(ridge)).astype(np.float32)
+        target = (weight + _correction(h, whole.cross - matmul(h, weight), diagonal)(ridge)).astype(np.float32)
     # Groups keep their proportions: what a group's output error counts for does not depend on the others.
     live = diagonal[diagonal > 0]
     eye = np.eye(h.shape[1], dtype=h.dtype)
@@ -96,14 +97,14 @@ def _best_ridge(folds: tuple[Moments, Moments], weight: np.ndarray) -> float:
         if min(train.samples, test.samples) < 2:
             return float("inf")
         h = train.hessian
-        corrected = _correction(h, train.cross - h @ weight, _mean_diagonal(h))
+        corrected = _correction(h, train.cross - matmul(h, weight), _mean_diagonal(h))
         unseen = test.hessian
-        residual = (test.cross - unseen @ weight).astype(np.float32)
+        residual = (test.cross - matmul(unseen, weight)).astype(np.float32)
         unseen = unseen.astype(np.float32)
         for index, ridge in enumerate(ridges):
             d = corrected(ridge).astype(np.float32)
             # |X (W + D) - Y|^2 less |X W - Y|^2, a sample.
-            change = unseen @ d - 2 * residual
+            change = matmul(unseen, d) - 2 * residual
             gains[index] -= np.einsum("gkm,gkm->", d, change, dtype=np.float64)
     best = int(np.argmax(gains))
     return ridges[best] if gains[best] > 0 else float("inf")
@@ -115,14 +116,12 @@ def _correction(h: np.ndarray, c: np.ndarray, diagonal: np.ndarray) -> Callable[
     if h.shape[1] > _LARGE:
         eye = np.eye(h.shape[1], dtype=h.dtype)
         return lambda ridge: np.linalg.solve(h + h.dtype.type(ridge) * m * eye, c)
-    # On one thread, see `smec.passes.admm.solver.Basis`.
-    with threadpool_limits(1, user_api="blas"):
+    with single_threaded_blas():
         values, vectors = np.linalg.eigh(h)
     values = np.maximum(values, 0)[..., None]
-    inside = vectors.transpose(0, 2, 1) @ c
+    inside = matmul(vectors.transpose(0, 2, 1), c)
 
     def at(ridge: float) -> np.ndarray:
-        found: np.ndarray = vectors @ (inside / (values + h.dtype.type(ridge) * m))
-        return found
+        return matmul(vectors, inside / (values + h.dtype.type(ridge) * m))
 
     return at

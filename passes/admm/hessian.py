@@ -13,6 +13,7 @@ import numpy as np
 
 from smec.ir.core import Quantized
 from smec.ir.dialects.quant import Conv, WeightedOp
+from smec.passes.admm.products import gram, matmul
 from smec.passes.mapping.jit import compiled, in_chunks
 from smec.passes.mapping.tiling import conv_blocks
 
@@ -56,9 +57,8 @@ class Moments:
 
     def added(self, x: np.ndarray, y: np.ndarray) -> Moments:
         """These and those of the samples x [G, n, K] and y [G, n, M]; the arrays of `self` are used up."""
-        xt = x.transpose(0, 2, 1)
-        np.add(self.xx, xt @ x, out=self.xx)
-        np.add(self.xy, xt @ y, out=self.xy)
+        np.add(self.xx, gram(x), out=self.xx)
+        np.add(self.xy, matmul(x.transpose(0, 2, 1), y), out=self.xy)
         np.add(self.x, x.sum(axis=1, dtype=np.float64), out=self.x)
         np.add(self.y, y.sum(axis=1, dtype=np.float64), out=self.y)
         return Moments(self.xx, self.xy, self.x, self.y, self.samples + x.shape[1])
@@ -145,7 +145,7 @@ def measure(
     folds = [Moments.none(groups, k, m), Moments.none(groups, k, m)]
     for fold in (0, 1):
         for x, x_real, missing in _samples(op, (levels, real, addend), fold, k, random):
-            y = (x if x_real is None else x_real) @ weight
+            y = matmul(x if x_real is None else x_real, weight)
             if missing is not None:
                 y += missing
             folds[fold] = folds[fold].added(x, y)

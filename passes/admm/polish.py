@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from smec.passes.admm.problem import Problem, Solution, refit
+from smec.passes.admm.products import matmul
 from smec.passes.constraint_sets.boxes import full_box
 from smec.passes.constraint_sets.intersection import frozen
 from smec.passes.constraint_sets.kernels import project_segment
@@ -66,7 +67,7 @@ def sweep(problem: Problem, integers: np.ndarray, scales: np.ndarray, rows: RowS
     """
     h = problem.hessian
     groups, k, m = integers.shape
-    residual = h @ (integers * scales - problem.target)
+    residual = matmul(h, integers * scales - problem.target)
     bounds = full_box(box, integers.shape) if box is not None else Box(*[np.empty((0, 0, 0), np.float32)] * 2)
     table, middle = rows.table()
     spans = rows.spans()[np.arange(k) % len(rows.spans())]
@@ -88,7 +89,7 @@ def sweep(problem: Problem, integers: np.ndarray, scales: np.ndarray, rows: RowS
 
         in_chunks(groups * strips, work, least=max(1, 4096 // (local.shape[1] * strip)))
         if k > BLOCK:
-            residual += h[:, :, block] @ change
+            residual += matmul(h[:, :, block], change)
 
 
 @compiled

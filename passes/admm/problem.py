@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smec.passes.admm.products import matmul
 from smec.passes.constraints import ConstraintSet
 
 #: Scales are at least this, so that they and their quotients stay normal float32 numbers.
@@ -40,12 +41,12 @@ class Problem:
     @property
     def energy(self) -> float:
         """tr(W^T H W): the error of all weights 0."""
-        return float(np.einsum("gkm,gkm->", self.target, self.hessian @ self.target, dtype=np.float64))
+        return float(np.einsum("gkm,gkm->", self.target, matmul(self.hessian, self.target), dtype=np.float64))
 
     def error(self, integers: np.ndarray, scales: np.ndarray) -> float:
         """tr((Z - W)^T H (Z - W)) for Q = `integers` [G, K, M] and a = `scales` [G, 1, M]."""
         difference = integers * scales - self.target
-        return float(np.einsum("gkm,gkm->", difference, self.hessian @ difference, dtype=np.float64))
+        return float(np.einsum("gkm,gkm->", difference, matmul(self.hessian, difference), dtype=np.float64))
 
     def project(self, real: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """The integers Q, int16 [G, K, M], for which Q a is nearest to `real`."""
@@ -95,7 +96,7 @@ def fitted_scales(inner: np.ndarray, power: np.ndarray, scales: np.ndarray, colu
 def refit(problem: Problem, integers: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """The scales of least error for `integers`, float32 [G, 1, M]."""
     q = integers.astype(np.float32)
-    pressed = problem.hessian @ q
+    pressed = matmul(problem.hessian, q)
     inner = np.einsum("gkm,gkm->gm", pressed, problem.target, dtype=np.float64)[:, None]
     power = np.einsum("gkm,gkm->gm", pressed, q, dtype=np.float64)[:, None]
     return fitted_scales(inner, power, scales, problem.column)

@@ -17,10 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from smec.ir.errors import SmecError
+from smec.ir.linear_algebra import single_threaded_blas
 from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution, fitted_scales
+from smec.passes.admm.products import matmul
 
 #: By how much rho grows over all iterations, where no rate is given.
 _TOTAL_GROWTH = 300.0
@@ -65,8 +66,8 @@ class Basis:
 
     @staticmethod
     def of(hessian: np.ndarray) -> Basis:
-        # On one thread: the tridiagonal reduction gains little from more, and loses much where they must share a core.
-        with threadpool_limits(1, user_api="blas"):
+        # The tridiagonal reduction gains little from more threads, and loses much where they must share a core.
+        with single_threaded_blas():
             values, vectors = np.linalg.eigh(hessian)
         return Basis(np.maximum(values, np.finfo(np.float32).tiny)[..., None], vectors)
 
@@ -88,7 +89,7 @@ def solve(
     """
     target, column, values, e = problem.target, problem.column, basis.values, basis.vectors
     et = np.ascontiguousarray(e.transpose(0, 2, 1))
-    pressed = values * (et @ target)  # E^T H W
+    pressed = values * matmul(et, target)  # E^T H W
     energy = problem.energy
     rho = np.float32(schedule.rho) * problem.hessian.trace(axis1=1, axis2=2)[:, None, None] / target.shape[1]
     q = problem.project(target, scales)
@@ -99,10 +100,10 @@ def solve(
     for iteration in range(schedule.iterations + 1):
         if iteration:
             vh = (pressed + rho * (zh - uh)) / (values + rho)
-            sought = e @ vh + u
+            sought = matmul(e, vh) + u
             q = problem.project(sought, scales)
             scales = _euclidean_scales(q, sought, scales, column)
-        qh = et @ q.astype(np.float32)
+        qh = matmul(et, q.astype(np.float32))
         inner = np.einsum("gkm,gkm->gm", qh, pressed, dtype=np.float64)[:, None]
         power = np.einsum("gkm,gkm->gm", values * qh, qh, dtype=np.float64)[:, None]
         fitted = fitted_scales(inner, power, scales, column)
