@@ -30,6 +30,21 @@ _DAMPING = 0.01
 _JUDGES = 4
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is known of layers before there is a bound.
+
+    Attributes:
+        curves: points of each layer.
+        activation_error: the network's error if only activations are rounded.
+        probes: images on which the network's outputs were compared.
+    """
+
+    curves: list[list[Point]]
+    activation_error: float
+    probes: int
+
+
 @register_pass
 @dataclass(frozen=True)
 class Allocate(Pass):
@@ -75,6 +90,9 @@ class Allocate(Pass):
     drop: float = field(
         default=0.2, metadata={"doc": "largest share of rows that may be left out where the rest fills fewer tiles"}
     )
+    double: bool = field(
+        default=True, metadata={"doc": "whether rows that tiles leave idle may become second rows of inputs"}
+    )
     images: int = field(default=512, metadata={"doc": "most calibration images that are used; 0: all that are given"})
     probes: int = field(default=32, metadata={"doc": "most images on which the network's outputs are compared"})
     iterations: int = field(default=20, metadata={"doc": "of ADMM, a candidate"})
@@ -82,20 +100,34 @@ class Allocate(Pass):
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         from smec.passes.admm.choice import choose
+
+        self._check()
+        layers = [op for op in module.graph.ops if isinstance(op, WeightedOp)]
+        if not layers:
+            return False
+        measured = self.measure(module, context)
+        choice = choose(measured.curves, hardware(context, self.name), self.max_error, self.max_crossbars)
+        for op, curve, picked in zip(layers, measured.curves, choice.picked, strict=True):
+            op.attributes |= self._attributes(curve[picked].candidate)
+        context.report[self.name] = self._report(layers, measured, choice)
+        return True
+
+    def measure(self, module: ModuleOp, context: PassContext) -> Measured:
+        """The curve of every layer; the bounds have no part in it.
+
+        Raises:
+            SmecError: there is no float network, no calibration data, or a layer without candidates.
+        """
         from smec.passes.admm.curves import Space
         from smec.passes.admm.layerwise import used_images
         from smec.passes.admm.prefix import FloatPrefix
         from smec.passes.admm.probe import Reference
 
-        self._check()
         floats = module.float_graph
         if floats is None:
             raise SmecError("the module does not hold its float network", hint="run quantize-activations first")
-        target = hardware(context, self.name)
-        space = Space(self.patterns, self.signs, self.scales, self.depths, self.bits, self.drop)
+        space = Space(self.patterns, self.signs, self.scales, self.depths, self.bits, self.drop, self.double)
         layers = [op for op in module.graph.ops if isinstance(op, WeightedOp)]
-        if not layers:
-            return False
         arrays = used_images(module, context, self.images)
         # The first images judge, the others are fitted to.
         judges = max(1, max(map(len, arrays.values())) // _JUDGES)
@@ -109,11 +141,7 @@ class Allocate(Pass):
             curves.append(curve)
             floor += rounding
         context.progress("measuring layers", len(layers), len(layers))
-        choice = choose(curves, target, self.max_error, self.max_crossbars)
-        for op, curve, picked in zip(layers, curves, choice.picked, strict=True):
-            op.attributes |= self._attributes(curve[picked].candidate)
-        context.report[self.name] = self._report(layers, curves, choice, floor, reference.images)
-        return True
+        return Measured(curves, floor, reference.images)
 
     def _check(self) -> None:
         if (self.max_error is None) == (self.max_crossbars is None):
@@ -183,32 +211,30 @@ class Allocate(Pass):
         """What `quantize-admm{squeeze=auto}` reads."""
         return {"bits": self.bits, "shift": self.shift, **_words(candidate)}
 
-    def _report(
-        self, layers: list[WeightedOp], curves: list[list[Point]], choice: Choice, floor: float, probes: int
-    ) -> dict[str, Any]:
-        chosen = [curve[i] for curve, i in zip(curves, choice.picked, strict=True)]
+    def _report(self, layers: list[WeightedOp], measured: Measured, choice: Choice) -> dict[str, Any]:
+        chosen = [curve[i] for curve, i in zip(measured.curves, choice.picked, strict=True)]
         return {
             "max_error": self.max_error,
             "max_crossbars": self.max_crossbars,
             "weight_error": choice.error,
-            "predicted_error": floor + choice.error,
-            "activation_error": floor,
+            "predicted_error": measured.activation_error + choice.error,
+            "activation_error": measured.activation_error,
             "crossbars": choice.crossbars,
             "at_least": choice.at_least,
             "objective": choice.objective,
             "bound": choice.bound,
             "gap": gap(choice.objective, choice.bound),
             "optimal": choice.optimal,
-            "probes": probes,
+            "probes": measured.probes,
             "layers": {
                 op.label: {**_figures(point), "curve": [_figures(p) for p in curve]}
-                for op, point, curve in zip(layers, chosen, curves, strict=True)
+                for op, point, curve in zip(layers, chosen, measured.curves, strict=True)
             },
         }
 
 
 def _words(candidate: Candidate) -> dict[str, Any]:
-    names = ("pattern", "sign", "squeeze", "scale", "constraints")
+    names = ("pattern", "sign", "squeeze", "scale", "constraints", "double")
     return {name: getattr(candidate, name) for name in names}
 
 

@@ -113,7 +113,7 @@ def test_zero_rows_projection_is_the_nearest(count: int, depth: int, seed: int) 
 
 
 def space(**changes: Any) -> Space:
-    default = Space(("uniform",), ("twos-complement", "differential"), ("column",), (), 8, 0.2)
+    default = Space(("uniform",), ("twos-complement", "differential"), ("column",), (), 8, 0.2, True)
     return replace(default, **changes)
 
 
@@ -147,6 +147,28 @@ def test_left_out_rows_save_tiles() -> None:
     assert space().dropped(first, (1, 256, 64), target) is None
 
 
+def test_rows_are_doubled_where_tiles_have_some_to_spare() -> None:
+    target = machine()
+
+    def ways(shape: tuple[int, int, int], **changes: Any) -> list[list[bool]]:
+        dense = shape[0] == 1
+        changes = {"signs": ("twos-complement",), **changes}
+        found = space(**changes).candidates(shape, dense, target)
+        return [[way.double for way in space(**changes).doubled(c, shape, dense, target)] for c in found]
+
+    # A tile of 100 rows and 128 columns shares its crossbars with nothing, full or not: doubled rows are free.
+    assert ways((1, 100, 128), depths=(5, 0)) == [[True], [False]]  # nothing is squeezed out at depth 0
+    # One of 100 rows and 24 columns leaves 28 rows and 8 columns to others.
+    assert ways((1, 100, 24), depths=(5,)) == [[False, True]]
+    (first,) = space(depths=(5,), signs=("twos-complement",)).candidates((1, 40, 24), True, target)
+    _, second = space().doubled(first, (1, 40, 24), True, target)
+    assert second.extents.heights.tolist() == [80]  # no input has three rows
+    assert ways((1, 256, 24), depths=(5,)) == [[False]]
+    assert ways((3, 100, 24), depths=(5,)) == [[False]]
+    assert ways((1, 100, 24), depths=(5,), double=False) == [[False]]
+    assert ways((1, 100, 24), depths=(0, 5), signs=("offset",)) == [[False], [False]]
+
+
 # -- the choice --------------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +176,9 @@ def point(crossbars: int, shape: tuple[int, int, int], error: float, target: Tar
     extents = tile_extents(*shape, target.rows, target.columns)
     taken = footprint(extents, crossbars, target)
     return Point(
-        Candidate("uniform", "twos-complement", 8 - crossbars, "column", "", crossbars, extents, taken), error, error
+        Candidate("uniform", "twos-complement", 8 - crossbars, "column", "", False, crossbars, extents, taken),
+        error,
+        error,
     )
 
 
@@ -296,9 +320,10 @@ def pipeline(options: str) -> str:
     )
 
 
-def test_the_choice_is_what_is_compiled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("double", ["true", "false"])
+def test_the_choice_is_what_is_compiled(double: str, tmp_path: Path) -> None:
     report: dict[str, Any] = {}
-    passes = pipeline("max-error=0.05")
+    passes = pipeline(f"max-error=0.05 double={double}")
     program = smec.compile(MODEL, calib=CALIB, pipeline=passes, report=report, dump_ir=tmp_path)
     chosen, found = report["allocate"], report["quantize-admm"]
     assert chosen["weight_error"] <= 0.05
@@ -314,10 +339,12 @@ def test_the_choice_is_what_is_compiled(tmp_path: Path) -> None:
     for op in ops:
         mine = chosen["layers"][op.label]
         assert (op.sign, op.squeeze, op.shift, op.scale) == (mine["sign"], mine["squeeze"], "fit", mine["scale"])
-        assert op.constraints == mine["constraints"]
+        assert (op.constraints, op.double) == (mine["constraints"], mine["double"])
+        assert (op.attributes.get("doubled") is not None) == op.double
         assert mine["crossbars_a_tile"] == len(planes(op.sign, op.bits - op.squeeze, 1))
         costs = [p["crossbars_a_tile"] for p in mine["curve"] if not p["constraints"]]
         assert costs == sorted(costs)
+    assert any(op.double for op in ops) == (double == "true")
     # From the text of the chosen depths on, the same program.
     again = smec.compile(next(tmp_path.glob("*allocate.mlir")), calib=CALIB)
     assert again.to_bytes() == program.to_bytes()

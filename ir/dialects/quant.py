@@ -207,6 +207,7 @@ class WeightedOp(Operation):
     shift = attr(str, default="leading-one")
     scale = attr(str, default="column", doc="scales that a quantizer is to choose: one a column, or one a tensor")
     constraints = attr(str, default="", doc="further sets that it is to choose from, parted by '+'")
+    double = attr(bool, default=False, doc="whether it may give idle rows of tiles to inputs as second ones")
     doubled = attr(
         Handle, default=None, doc="int32 [D], ascending: rows of the matrix [K, M] that are to have two rows of tiles"
     )

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 
 from smec.ir.errors import SmecError
+from smec.passes.admm.doubling import rows_to_double
 from smec.passes.admm.hessian import Moments
 from smec.passes.admm.layerwise import starting_scales
 from smec.passes.admm.polish import polish
@@ -16,8 +17,9 @@ from smec.passes.admm.problem import Problem, Solution
 from smec.passes.admm.products import matmul
 from smec.passes.admm.solver import Basis, Schedule, growth_over, solve
 from smec.passes.constraint_sets.rows import RowSet
-from smec.passes.constraints import Geometry, layer_constraint
+from smec.passes.constraints import ConstraintSet, Geometry, layer_constraint
 from smec.passes.mapping.coding import planes
+from smec.passes.mapping.doubling import DOUBLED_SIGNS, spare_rows
 from smec.passes.mapping.footprint import Extents, Footprint, footprint, tile_extents
 from smec.passes.mapping.layers import Hardware
 
@@ -27,7 +29,7 @@ class Candidate:
     """One way to quantize a layer, and what it takes.
 
     Attributes:
-        pattern, sign, squeeze, scale, constraints: options of `quantize-admm`.
+        pattern, sign, squeeze, scale, constraints, double: options of `quantize-admm`.
         crossbars: planes of a tile, those of both signs.
         extents: the tiles.
         footprint: of all of it.
@@ -38,6 +40,7 @@ class Candidate:
     squeeze: int
     scale: str
     constraints: str
+    double: bool
     crossbars: int
     extents: Extents
     footprint: Footprint
@@ -61,6 +64,7 @@ class Space:
         depths: of squeeze-out; none: all.
         bits: N.
         drop: largest share of rows that may be made zero so that the others fill fewer tiles.
+        double: whether rows may be doubled.
     """
 
     patterns: tuple[str, ...]
@@ -69,9 +73,10 @@ class Space:
     depths: tuple[int, ...]
     bits: int
     drop: float
+    double: bool
 
     def candidates(self, shape: tuple[int, int, int], dense: bool, target: Hardware) -> list[Candidate]:
-        """The candidates of a layer with all its rows, those with the fewest planes first.
+        """The candidates of a layer with each of its rows once, those with the fewest planes first.
 
         Left out are, since others are as good or better by what they are:
 
@@ -98,7 +103,7 @@ class Space:
             extents = tile_extents(*shape, target.rows, target.columns)
             taken = footprint(extents, crossbars, target)
             for pattern, scale in product(self.patterns, self.scales):
-                candidate = Candidate(pattern, sign, depth, scale, "", crossbars, extents, taken)
+                candidate = Candidate(pattern, sign, depth, scale, "", False, crossbars, extents, taken)
                 try:
                     rows = layer_constraint(self.geometry(candidate, dense, target), pattern, depth)
                 except SmecError:
@@ -111,15 +116,33 @@ class Space:
         """What a candidate's constraints are about."""
         return Geometry(self.bits, candidate.sign, target.rows, target.columns, target.cell_bits, dense)
 
+    def doubled(
+        self, candidate: Candidate, shape: tuple[int, int, int], dense: bool, target: Hardware
+    ) -> list[Candidate]:
+        """The candidate, and the same with doubled rows where its tiles have rows to spare; only the latter where that
+        takes no more of the target.
+        """
+        _, k, m = shape
+        spare = spare_rows(k, target.rows)
+        if not (self.double and dense and spare and candidate.squeeze and candidate.sign in DOUBLED_SIGNS):
+            return [candidate]
+        extents = tile_extents(1, k + spare, m, target.rows, target.columns)
+        taken = footprint(extents, candidate.crossbars, target)
+        double = replace(candidate, double=True, extents=extents, footprint=taken)
+        return [double] if _no_more(taken, candidate.footprint) else [candidate, double]
+
     def dropped(self, candidate: Candidate, shape: tuple[int, int, int], target: Hardware) -> Candidate | None:
-        """The candidate without the rows that fill no tile; None where there are none, or too many."""
+        """The candidate without the rows that fill no tile; None where there are none, or too many.
+
+        Its rows are not doubled: the tiles that are left have none to spare.
+        """
         groups, k, m = shape
         rest = k % target.rows
         if groups > 1 or k < target.rows or not 0 < rest <= self.drop * k:
             return None
         extents = tile_extents(1, k - rest, m, target.rows, target.columns)
         taken = footprint(extents, candidate.crossbars, target)
-        return replace(candidate, constraints=f"zero-rows:{rest}", extents=extents, footprint=taken)
+        return replace(candidate, constraints=f"zero-rows:{rest}", double=False, extents=extents, footprint=taken)
 
 
 def _dominated(index: int, found: Sequence[tuple[Candidate, RowSet | None]]) -> bool:
@@ -209,17 +232,24 @@ def solutions(
 
     def solved(candidate: Candidate) -> tuple[Candidate, Solution, float]:
         geometry = space.geometry(candidate, dense, machine)
-        constraint = layer_constraint(geometry, candidate.pattern, candidate.squeeze, candidate.constraints)
-        problem = Problem(hessian, target, constraint, candidate.scale == "column")
+
+        def constraint(rows: tuple[bool, ...] = ()) -> ConstraintSet:
+            return layer_constraint(geometry, candidate.pattern, candidate.squeeze, candidate.constraints, doubled=rows)
+
+        problem = Problem(hessian, target, constraint(), candidate.scale == "column")
+        if candidate.double:
+            problem = replace(
+                problem, constraint=constraint(rows_to_double(problem, starting_scales(problem), constraint))
+            )
         found = polish(problem, solve(problem, starting_scales(problem), schedule, basis), effort.sweeps)
         return candidate, found, judge.error(found)
 
     before: dict[tuple[str, str, str], float] = {}
     for candidate in space.candidates(shape, dense, machine):
-        whole = solved(candidate)
-        yield whole
+        ways = [solved(way) for way in space.doubled(candidate, shape, dense, machine)]
+        yield from ways
         kind = (candidate.pattern, candidate.sign, candidate.scale)
-        to_beat, before[kind] = before.get(kind, np.inf), whole[2]
+        to_beat, before[kind] = before.get(kind, np.inf), min(error for _, _, error in ways)
         fewer = space.dropped(candidate, shape, machine)
         if fewer is None or to_beat == 0:
             continue

@@ -29,7 +29,7 @@ from smec.passes.quantize_nearest import set_integers, zero_share
 
 #: Level of a module whose layers say how they are to be quantized, by these attributes.
 ALLOCATED = "quant.allocated"
-CHOSEN = ("pattern", "bits", "scale", "sign", "squeeze", "shift", "constraints")
+CHOSEN = ("pattern", "bits", "scale", "sign", "squeeze", "shift", "constraints", "double")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ class LayerwiseQuantizer(Pass):
 
     def _check(self, module: ModuleOp) -> None:
         if self.double and self.squeeze == "auto":
-            raise SmecError("doubled rows with squeeze=auto", hint="allocate does not count with them: give a depth")
+            raise SmecError(
+                "doubled rows with squeeze=auto", hint="allocate chooses them, too: see its option 'double'"
+            )
         if self.squeeze == "auto" and ALLOCATED not in levels_of(module):
             raise SmecError(
                 f"pass '{self.name}' with squeeze=auto: no choice has been made for the layers",
