@@ -67,7 +67,7 @@ def row(judge: Judge, name: str, model: str, calib: str, **options: Any) -> str:
     expected = report.get("allocate", {}).get("predicted_error")
     seen = report["quantize-admm"].get("network_error")
     cells = [name, str(program.metadata["crossbars"])]
-    cells += ["" if e is None else f"{e:.4f}" for e in (expected, seen, error)]
+    cells += ["" if e is None else f"{e:.3g}" for e in (expected, seen, error)]
     return f"| {' | '.join(cells)} | {'' if top1 is None else f'{top1:.2f}'} |"
 
 
