@@ -30,7 +30,7 @@ from smec.options import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from smec.driver import Options
+    from smec.compile_options import Options
 
 #: Choices that are known without importing what implements them.
 PATTERNS = ("uniform", "window", "pot", "apot", "external")
@@ -155,7 +155,8 @@ def compile_command(
     seed: int, reproducer: str | None, json_path: str | None, **choices: Any,
 ) -> None:  # fmt: skip
     """Compile MODEL.onnx to a program, or go on with a module (.mlir, from --compile-to or --dump-ir)."""
-    from smec.driver import Job, Options, assemble
+    from smec.compile_options import Options
+    from smec.driver import Job, assemble
     from smec.record import is_module
     from smec.report import terminal_progress
 
@@ -270,8 +271,8 @@ def verify_command(model: str, program: str, data: str | None, images: int, engi
 def export_command(program: str, output: str, json_path: str | None) -> None:
     """Write the quantized network of PROG.smebin as an integer ONNX model."""
     from smec.documents import export_document
-    from smec.driver import oracle_module
     from smec.export import save_onnx
+    from smec.oracle import oracle_module
     from smec.program import Program
 
     check_output(output, program)

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from smec.compile_options import Options
 from smec.data import Arrays, Data, DataSource, load_data, ports_of_module, read_arrays, top1
-from smec.driver import Job, Model, Options, Progress, assemble, import_float
+from smec.driver import Job, Model, Progress, assemble, import_float
 from smec.ir.errors import SmecError
 from smec.schemes import Scheme, parse_schemes
 

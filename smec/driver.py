@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-import numpy as np
-
 from smec import record
+from smec.compile_options import Options
 from smec.data import Arrays, DataSource, load_data, ports_of_module, read_arrays
 from smec.ir.errors import SmecError
+from smec.oracle import oracle_sections
 from smec.plugins import load_plugin
 
 if TYPE_CHECKING:
@@ -32,131 +32,6 @@ Model: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ModuleOp"
 
 #: The level of a module that no pass has seen yet.
 IMPORT_LEVEL = "nn"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a compile may choose (see `compile`); `pipeline_text` is the pipeline that follows from it.
-
-    `sign`, `quantizer` and `shift` are None for what suits the squeeze depth: "differential", "nearest" and
-    "leading-one"; with the depth "auto" all sign schemes, "admm" and "fit".
-    """
-
-    method: str = "mse"
-    pattern: str = "uniform"
-    bits: int = 8
-    act_bits: int = 8
-    scale: str = "column"
-    sign: str | None = None
-    sign_rows: int = 8
-    quantizer: str | None = None
-    squeeze: int | Literal["auto"] = 0
-    shift: str | None = None
-    max_error: float | None = None
-    max_crossbars: int | None = None
-
-    def check(self) -> None:
-        """Refuse numbers out of range and words that nothing offers, before any work is done.
-
-        Raises:
-            SmecError: at the first such option.
-        """
-        from smec.passes import patterns
-
-        if not 1 <= self.act_bits <= 16:
-            raise SmecError("activation bits out of range", expected="1 to 16", found=self.act_bits)
-        if self.squeeze != "auto" and not 0 <= self.squeeze < self.bits:
-            raise SmecError("squeeze depth out of range", expected=f"0 to {self.bits - 1}", found=self.squeeze)
-        self._check_budget()
-        patterns.parse(self.pattern, self.bits)
-        if self.rounding not in quantizers():
-            known = ", ".join(quantizers())
-            raise SmecError("unknown quantizer", expected=f"one of {known}", found=repr(self.rounding))
-        if self.squeeze == "auto" and not knows_squeeze(self.rounding):
-            raise SmecError("quantizer with squeeze 'auto'", expected="admm or another that has an option 'squeeze'",
-                            found=repr(self.rounding))  # fmt: skip
-
-    def _check_budget(self) -> None:
-        budgets = [b for b in (self.max_error, self.max_crossbars) if b is not None]
-        if self.squeeze == "auto" and len(budgets) != 1:
-            raise SmecError("squeeze 'auto' needs a budget", expected="one of max-error and max-crossbars",
-                            found="both" if budgets else "none")  # fmt: skip
-        if self.squeeze != "auto" and budgets:
-            raise SmecError("a budget without squeeze 'auto'", found="max-crossbars" if self.max_error is None else
-                            "max-error", hint="give squeeze 'auto'")  # fmt: skip
-
-    @property
-    def rounding(self) -> str:
-        """The quantizer of weights."""
-        return self.quantizer or ("admm" if self.squeeze == "auto" else "nearest")
-
-    def calibration_text(self) -> str:
-        """The pass that calibrates activations."""
-        return f"calibrate{{method={self.method}}}"
-
-    def pipeline_text(self) -> str:
-        """The default pipeline with these options."""
-        return ",".join(
-            [
-                "partition",
-                self.calibration_text(),
-                "quantize-activations",
-                *(self._auto() if self.squeeze == "auto" else self._uniform()),
-                "compact",
-                "slice-bits",
-                "group-rows",
-                "assign-cores",
-                "emit",
-            ]
-        )
-
-    def _uniform(self) -> list[str]:
-        shift = self.shift or "leading-one"
-        squeeze = [f"squeeze-out{{depth={self.squeeze} shift={shift}}}"] if self.squeeze else []
-        weights = (
-            f"pattern={_plain(self.pattern)} bits={self.bits} scale={self.scale} sign={self.sign or 'differential'}"
-        )
-        if self.sign == "polarized":
-            weights += f" sign-rows={self.sign_rows}"
-        if self.squeeze and knows_squeeze(self.rounding):
-            weights += f" squeeze={self.squeeze} shift={shift}"
-        return [f"quantize-{self.rounding}{{{weights}}}", "tile", *squeeze]
-
-    def _auto(self) -> list[str]:
-        name, value = (
-            ("max-error", self.max_error) if self.max_crossbars is None else ("max-crossbars", self.max_crossbars)
-        )
-        signs = f" signs={self.sign}" if self.sign else ""
-        choices = (
-            f"patterns={_plain(self.pattern)} bits={self.bits} scales={self.scale}{signs} shift={self.shift or 'fit'}"
-        )
-        return [
-            f"allocate{{{name}={value} {choices}}}",
-            f"quantize-{self.rounding}{{squeeze=auto}}",
-            "tile",
-            "squeeze-out",
-        ]
-
-
-def _plain(text: str) -> str:
-    from smec.passes.base import format_value
-
-    return format_value(text)
-
-
-def quantizers() -> list[str]:
-    """Names of the weight quantizers: passes `quantize-NAME`, those of plug-ins included."""
-    from smec.passes.base import pass_names
-
-    prefix = "quantize-"
-    return [n.removeprefix(prefix) for n in pass_names() if n.startswith(prefix) and n != "quantize-activations"]
-
-
-def knows_squeeze(quantizer: str) -> bool:
-    """Whether a quantizer chooses integers that squeeze-out can represent: it has an option `squeeze`."""
-    from smec.passes.base import options, pass_class
-
-    return any(option.name == "squeeze" for option in options(pass_class(f"quantize-{quantizer}")))
 
 
 @dataclass(frozen=True)
@@ -234,6 +109,9 @@ class Job:
         from smec.ir.store import load_module
         from smec.passes.pipeline import parse_pipeline
 
+        if self.scheme is not None:
+            raise SmecError("a scheme and a module", expected="a scheme with an ONNX model",
+                            hint="a module has the passes that are left to run")  # fmt: skip
         tell("import", 0, 1)
         given: Any = self.model
         module: ModuleOp = load_module(Path(given)) if isinstance(given, (str, os.PathLike)) else given.clone()
@@ -462,6 +340,18 @@ def assemble(module: ModuleOp) -> Program:
     return program
 
 
+def dense_crossbars(layers: Sequence[Mapping[str, Any]], target: Mapping[str, Any], columns: int) -> int:
+    """Crossbars of a dense mapping of these layers: offset coding, `columns` adjacent one-bit columns a weight."""
+    from smec.passes.mapping.tiling import crossbars_dense
+
+    total = 0
+    for layer in layers:
+        groups = int(layer.get("groups", 1))
+        k, m = int(layer["K"]) // groups, int(layer["M"]) // groups
+        total += crossbars_dense(groups, k, m, int(target["rows"]), int(target["columns"]), columns)
+    return total
+
+
 def _silent(what: str, done: int, total: int) -> None:
     """Show nothing."""
 
@@ -493,71 +383,3 @@ def import_float(
     source: Any = Path(model) if isinstance(model, (str, os.PathLike)) else model
     sample = None if given is None else given.named([value.name for value in real_inputs(read(source))])
     return import_model(source, input_shapes=input_shapes, sample=sample)
-
-
-# -- sections ----------------------------------------------------------------------------------------------------------
-
-
-def quantized_view(module: ModuleOp) -> ModuleOp:
-    """The network at the level `quant`, from a module at that level or a later one: what the crossbars must compute.
-
-    Layers on crossbars become plain integer layers again, with the weights that the last pass left in them.
-    """
-    from smec.ir.core import Block, Region
-    from smec.ir.dialects.builtin import ModuleOp as Module
-    from smec.ir.dialects.quant import Conv, Gemm
-    from smec.ir.dialects.xbar import MvmConv, MvmOp
-    from smec.passes.base import add_levels
-
-    graph = module.graph.clone()
-    for op in graph.walk():
-        if isinstance(op, MvmOp):
-            cls = Conv if isinstance(op, MvmConv) else Gemm
-            attributes = {k: v for k, v in op.attributes.items() if k in cls.attribute_defs and k != "float_weight"}
-            plain = cls.create(op.operands, [op.out.type], attributes, location=op.location)
-            plain.out.name_hint = op.out.name_hint
-            if op.parent is not None:
-                op.parent.insert_before(op, plain)
-            op.replace_with(plain.results)
-    view = Module.create(regions=[Region([Block(ops=[graph])])], location=module.location)
-    add_levels(view, ("quant",))
-    return view
-
-
-def oracle_sections(module: ModuleOp) -> dict[str, np.ndarray]:
-    """Sections `model` (text of the quantized network) and `weights.<digest>` (its arrays)."""
-    from smec.ir.printer import print_module
-    from smec.ir.store import handles
-
-    view = quantized_view(module)
-    text = np.frombuffer(print_module(view).encode(), np.uint8)
-    return {"model": text} | {f"weights.{digest}": handle.array for digest, handle in handles(view).items()}
-
-
-def oracle_module(program: Program) -> ModuleOp:
-    """The quantized network that a program carries: the inverse of `oracle_sections`.
-
-    Raises:
-        SmecError: the program carries none, or a damaged one.
-    """
-    from smec.ir.parser import parse_module
-
-    location = program.path or "<program>"
-    if "model" not in program.sections:
-        raise SmecError("the program does not carry its quantized network", location=location)
-    prefix = "weights."
-    arrays = {n.removeprefix(prefix): a for n, a in program.sections.items() if n.startswith(prefix)}
-    text = bytes(program.sections["model"]).decode(errors="replace")
-    return parse_module(text, f"{location}: section 'model'", arrays)
-
-
-def dense_crossbars(layers: Sequence[Mapping[str, Any]], target: Mapping[str, Any], columns: int) -> int:
-    """Crossbars of a dense mapping of these layers: offset coding, `columns` adjacent one-bit columns a weight."""
-    from smec.passes.mapping.tiling import crossbars_dense
-
-    total = 0
-    for layer in layers:
-        groups = int(layer.get("groups", 1))
-        k, m = int(layer["K"]) // groups, int(layer["M"]) // groups
-        total += crossbars_dense(groups, k, m, int(target["rows"]), int(target["columns"]), columns)
-    return total

@@ -108,6 +108,7 @@ def show_compile(document: Document) -> None:
                 ("target", document["target"]["name"]),
                 ("calibration", document["calibration"]),
                 *_crossbar_rows(document),
+                *_hint_rows(document["passes"]),
                 ("instructions", f"{document['instructions']:,}"),
                 ("MACs on crossbars", f"{100 * document['crossbar_mac_share']:.2f} %"),
                 *_budget_rows(document["passes"]),
@@ -115,6 +116,13 @@ def show_compile(document: Document) -> None:
             ]
         )
     )
+
+
+def _hint_rows(passes: Document) -> list[tuple[str, object]]:
+    """How to get fewer crossbars, where every bit of the weights has its own."""
+    if "quantize-nearest" not in passes or "squeeze-out" in passes:
+        return []
+    return [("fewer crossbars", "--scheme sme, with --calib: ADMM, and the bits that each layer needs")]
 
 
 def _budget_rows(passes: Document) -> list[tuple[str, object]]:

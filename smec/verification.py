@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smec.data import Data, DataSource, Port, ports_of_program, take
-from smec.driver import oracle_module
 from smec.ir.core import Quantized
 from smec.ir.dialects.builtin import HostOp, ModuleOp
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
+from smec.oracle import oracle_module
 from smec.record import model_source
 from smec.reference import FloatNetwork, QuantizedNetwork
 from smec.stored import stored_faults

@@ -158,6 +158,8 @@ def test_a_scheme_and_what_it_settles() -> None:
         smec.compile(MODEL, calib=CALIB, scheme="sme", bits=4)
     with pytest.raises(SmecError, match="a scheme and a pipeline"):
         smec.compile(MODEL, calib=CALIB, scheme="sme", pipeline="partition")
+    with pytest.raises(SmecError, match="a scheme and a module"):
+        smec.compile(smec.lower(MODEL, "nn", calib=CALIB), scheme="sme")
 
 
 # -- registry ----------------------------------------------------------------------------------------------------------

@@ -161,8 +161,8 @@ def test_a_clipping_adc_is_a_difference(program: smec.Program) -> None:
 
 
 def test_stored_faults_names_no_good_layer(program: smec.Program, squeezed: smec.Program) -> None:
-    from smec.driver import oracle_module
     from smec.ir.dialects.quant import WeightedOp
+    from smec.oracle import oracle_module
 
     for good in (program, squeezed):
         layers = [op for op in oracle_module(good).graph.ops if isinstance(op, WeightedOp)]
