@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -258,13 +259,23 @@ def tile_reads(sections: Mapping[str, npt.NDArray[Any]], act_bits: int, dac_bits
 
     The crossbars of a tile read at the same time; each takes ceil((A + kmax - kmin) / d) reads for each row group.
     """
-    group = np.asarray(sections["xbar_group"]).astype(np.int64)
     tiles = np.asarray(sections["tile_xbars"])
+    cycles = group_reads(sections, act_bits, dac_bits)
     reads = np.zeros(len(tiles), np.int64)
-    if not group.size:
-        return reads
-    tile = tile_of_crossbar(tiles, len(group))
-    width = int(group.max()) + 1
+    np.maximum.at(reads, tile_of_crossbar(tiles, len(cycles)), cycles.sum(axis=1))
+    return reads
+
+
+def group_reads(sections: Mapping[str, npt.NDArray[Any]], act_bits: int, dac_bits: int) -> IntArray:
+    """Reads of each row group, ceil((A + kmax - kmin) / d), int64 [crossbars, groups]; 0 where there is no such group.
+
+    Read number t of a group drives digit t of its rows' inputs, each shifted by its row shift - kmin.
+    """
+    group = np.asarray(sections["xbar_group"]).astype(np.int64)
+    width = int(group.max(initial=-1)) + 1
+    if not width:
+        return np.zeros((len(group), 0), np.int64)
+    tile = tile_of_crossbar(np.asarray(sections["tile_xbars"]), len(group))
     xbar, row = np.nonzero(group >= 0)
     key = xbar * width + group[xbar, row]
     shift = np.asarray(sections["tile_shift"]).astype(np.int64)[tile[xbar], row]
@@ -272,8 +283,7 @@ def tile_reads(sections: Mapping[str, npt.NDArray[Any]], act_bits: int, dac_bits
     high = np.full(len(group) * width, -1, np.int64)
     np.minimum.at(low, key, shift)
     np.maximum.at(high, key, shift)
-    cycles = np.where(high >= 0, -(-(act_bits + high - low) // dac_bits), 0).reshape(len(group), width).sum(1)
-    np.maximum.at(reads, tile, cycles)
+    reads: IntArray = np.where(high >= 0, -(-(act_bits + high - low) // dac_bits), 0).reshape(len(group), width)
     return reads
 
 
@@ -309,7 +319,7 @@ class Sizes:
     """Sizes that an instruction's operands stand for, as arrays over the tables that the operands index.
 
     points: int64 [agus], visited addresses. counts: int64 [agus, 6]. channels: int64 [agus], the sixth count.
-    item_bytes: int64 [agus], bytes of an element. reads: int64 [tiles], read cycles a pixel.
+    item_bytes: int64 [agus], bytes of an element.
     """
 
     def __init__(self, sections: Mapping[str, npt.NDArray[Any]], act_bits: int, hardware: Hardware) -> None:
@@ -324,14 +334,41 @@ class Sizes:
         self.act_bits = act_bits
         self.hardware = hardware
         self._sections = sections
-        self._reads: IntArray | None = None
 
-    @property
-    def reads(self) -> IntArray:
-        """Read cycles a pixel of each tile; computed on first use."""
-        if self._reads is None:
-            self._reads = tile_reads(self._sections, self.act_bits, self.hardware.dac_bits)
-        return self._reads
+    @cached_property
+    def _tile_reads(self) -> IntArray:
+        return tile_reads(self._sections, self.act_bits, self.hardware.dac_bits)
+
+    @cached_property
+    def _group_reads(self) -> tuple[IntArray, IntArray]:
+        """`group_reads`, and the tile of each crossbar."""
+        reads = group_reads(self._sections, self.act_bits, self.hardware.dac_bits)
+        return reads, tile_of_crossbar(np.asarray(self._sections["tile_xbars"]), len(reads))
+
+    def reads(self, tile: IntArray, first: IntArray, digits: IntArray) -> IntArray:
+        """Read cycles that one pixel takes, int64 [n], of tiles int64 [n].
+
+        first, digits: int64 [n], the digits that are read of each row group; `digits` 0: all.
+        """
+        reads: IntArray = self._tile_reads[tile]
+        parts = np.flatnonzero(digits)
+        if len(parts):
+            reads = reads.copy()
+            groups, owner = self._group_reads
+            for start, count in np.unique(np.stack([first[parts], digits[parts]], axis=1), axis=0).tolist():
+                own = parts[(first[parts] == start) & (digits[parts] == count)]
+                each = np.zeros(len(self._tile_reads), np.int64)
+                np.maximum.at(each, owner, np.clip(groups - start, 0, count).sum(axis=1))
+                reads[own] = each[tile[own]]
+        return reads
+
+    @cached_property
+    def digits(self) -> IntArray:
+        """Input digits of each tile, int64 [tiles]: the most reads of any of its row groups, ceil(A / d) at least."""
+        groups, owner = self._group_reads
+        digits = np.full(len(self._tile_reads), -(-self.act_bits // self.hardware.dac_bits), np.int64)
+        np.maximum.at(digits, owner, groups.max(axis=1, initial=0))
+        return digits
 
 
 def empty_sections(hardware: Hardware) -> dict[str, npt.NDArray[Any]]:

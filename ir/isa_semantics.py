@@ -28,8 +28,12 @@ def _clip(values: Array, low: int, high: int) -> Array:
 
 
 def mvm(m: Machine, o: SimpleNamespace) -> None:
-    """acc[dst_p + tile_cols[n]] += sum over crossbars of weight * read, - tile_offset * sum of the inputs."""
-    s = m.sections
+    """acc[dst_p + tile_cols[n]] += sum over crossbars of weight * read, - tile_offset * sum of the inputs.
+
+    With `digits`, of each row group's reads only those from number `first` on, and that part of the inputs' sum.
+    """
+    s, dac_bits = m.sections, m.hardware.dac_bits
+    window = range(o.first, o.first + o.digits) if o.digits else None
     rows = np.flatnonzero(s["tile_rows"][o.tile] >= 0)
     cols = np.flatnonzero(s["tile_cols"][o.tile] >= 0)
     source = m.addresses(o.src)[:, None] + s["tile_rows"][o.tile, rows].astype(np.int64)
@@ -38,19 +42,24 @@ def mvm(m: Machine, o: SimpleNamespace) -> None:
     total = np.zeros((*q.shape[:2], len(cols)), np.int64)
     first, count = s["tile_xbars"][o.tile]
     for xbar in range(first, first + count):
-        total += s["xbar_weight"][xbar] * read_crossbar(m, o.tile, xbar, q, rows, cols)
+        total += s["xbar_weight"][xbar] * read_crossbar(m, o.tile, xbar, q, rows, cols, window)
+    if window:
+        q &= (1 << window.stop * dac_bits) - (1 << window.start * dac_bits)
     total -= s["tile_offset"][o.tile] * q.sum(-1, keepdims=True)
     memory = m.memory_of(o.dst)
     total += memory[:, target]
     memory[:, target] = total.astype(memory.dtype)  # integers wrap; the compiler proves that none does
 
 
-def read_crossbar(m: Machine, tile: int, xbar: int, q: Array, rows: Array, cols: Array) -> Array:
+def read_crossbar(
+    m: Machine, tile: int, xbar: int, q: Array, rows: Array, cols: Array, window: range | None = None
+) -> Array:
     """One crossbar's reads, spliced over row groups and input digits: int64 [B, pixels, len(cols)].
 
-    q: int64 [B, pixels, len(rows)]. Each read of a row group drives one input digit of its rows; the ADC returns
-    min(current, 2^adc_bits - 1). Reads that exceed that are counted in `m.saturated[tile]`. In a tile with sign blocks
-    a read counts with the sign of (block of its rows, column).
+    q: int64 [B, pixels, len(rows)]. window: the digits that are read of each group, None for all. Each read of a row
+    group drives one input digit of its rows; the ADC returns min(current, 2^adc_bits - 1). Reads that exceed that are
+    counted in `m.saturated[tile]`. In a tile with sign blocks a read counts with the sign of (block of its rows,
+    column).
     """
     s, hw = m.sections, m.hardware
     _, _, row0, col0 = s["xbar_place"][xbar]
@@ -65,6 +74,8 @@ def read_crossbar(m: Machine, tile: int, xbar: int, q: Array, rows: Array, cols:
         low, high = shift[driven].min(), shift[driven].max()
         fed = q[..., driven] << (shift[driven] - low)
         for digit in range(-(-(m.act_bits + high - low) // hw.dac_bits)):
+            if window is not None and digit not in window:
+                continue
             digits = (fed >> (digit * hw.dac_bits)) & (2**hw.dac_bits - 1)
             # float64 products of small integers are exact, and BLAS makes them quick
             current = (digits.astype(np.float64) @ cells[driven]).astype(np.int64)

@@ -6,7 +6,7 @@ are 0. An operand fills one word, or (`half`) the lower or upper 16 bits of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from smec.ir import isa_cycles as formula
 from smec.ir import isa_semantics as meaning
 from smec.ir.errors import SmecError
+from smec.ir.isa_cycles import SizeOf
 from smec.ir.isa_sections import IntArray, Sizes
 
 Words = npt.NDArray[np.uint32]
-Columns = Mapping[str, IntArray]
-SizeOf = Callable[[Columns, Sizes], Any]
 
 WORDS = 8
 _NO_OPERANDS = (0,) * (WORDS - 1)
@@ -50,7 +50,8 @@ TYPES = {"act": "u8 or u16", "acc": "i32 or i64", "f32": "f32", "word": "u8, u16
 class Operand:
     """One operand: its name (also that of the IR attribute), kind and encoding.
 
-    agu: `types` (a key of TYPES) and `access` ("r", "w" or "rw"). pool_*: `count`, how many entries are read.
+    agu: `types` (a key of TYPES) and `access` ("r", "w" or "rw"). pool_*: `count`, how many entries are read. optional:
+    0 where it is not given, and not written out where it is 0.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Operand:
     access: str = ""
     count: SizeOf | None = None
     half: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,21 +122,25 @@ class Instruction:
         """One instruction's eight words; SmecError for a missing, unknown or too large operand."""
         words = [self.opcode, *_NO_OPERANDS]
         try:
-            for name, word, shift, size in self._fields:
-                value = operands[name]
+            for name, word, shift, size, optional in self._fields:
+                value = operands.get(name, 0) if optional else operands[name]
                 if not 0 <= value < size:
                     raise self._misfit(name, size, value)
                 words[word] |= value << shift
         except KeyError:
             raise self._wrong_operands(operands) from None
-        if len(operands) != len(self._fields):
+        if not operands.keys() <= self._names:
             raise self._wrong_operands(operands)
         return words
 
     @cached_property
-    def _fields(self) -> tuple[tuple[str, int, int, int], ...]:
-        """Name, word, shift and number of values of each operand."""
-        return tuple((p.operand.name, p.word, p.shift, 1 << p.bits) for p in self.places)
+    def _fields(self) -> tuple[tuple[str, int, int, int, bool], ...]:
+        """Name, word, shift and number of values of each operand, and whether it is optional."""
+        return tuple((p.operand.name, p.word, p.shift, 1 << p.bits, p.operand.optional) for p in self.places)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(operand.name for operand in self.operands)
 
     def _misfit(self, name: str, size: int, found: object) -> SmecError:
         message = f"{self.mnemonic}: operand '{name}' does not fit"
@@ -147,12 +153,13 @@ class Instruction:
 
     def encode_columns(self, n: int, /, **columns: npt.ArrayLike) -> Words:
         """Many instructions as uint32 [n, 8], each operand a number or an array of n."""
-        if {operand.name for operand in self.operands} != set(columns):
+        required = {operand.name for operand in self.operands if not operand.optional}
+        if not required <= columns.keys() <= self._names:
             raise self._wrong_operands(columns)
         words = np.zeros((n, WORDS), np.uint32)
         words[:, 0] = self.opcode
-        for name, word, shift, size in self._fields:
-            values = np.asarray(columns[name]).astype(np.int64)
+        for name, word, shift, size, _ in self._fields:
+            values = np.asarray(columns.get(name, 0)).astype(np.int64)
             if values.size and (values.min() < 0 or values.max() >= size):
                 raise self._misfit(name, size, f"{values.min()} to {values.max()}")
             words[:, word] |= (values << shift).astype(np.uint32)
@@ -175,8 +182,15 @@ class Decoded:
     def mnemonic(self) -> str:
         return self.instruction.mnemonic
 
+    @property
+    def written(self) -> dict[str, int]:
+        """The operands that texts show: without optional ones that are 0."""
+        return {
+            o.name: self.operands[o.name] for o in self.instruction.operands if not o.optional or self.operands[o.name]
+        }
+
     def __str__(self) -> str:
-        return " ".join([self.mnemonic, *(f"{name}={value}" for name, value in self.operands.items())])
+        return " ".join([self.mnemonic, *(f"{name}={value}" for name, value in self.written.items())])
 
 
 def _out(types: str, access: str = "w", name: str = "dst") -> Operand:
@@ -195,43 +209,6 @@ def _params(n: int, doc: str) -> Operand:
     return _table("params", "pool_f32", lambda _c, _s: n, doc)
 
 
-def _length(c: Columns, _s: Sizes) -> IntArray:
-    return c["length"]
-
-
-def _vector(c: Columns, s: Sizes) -> IntArray:
-    """ceil(elements / lanes)"""
-    return -(-s.points[c["dst"]] // s.hardware.vector_lanes)
-
-
-def _pool(c: Columns, s: Sizes) -> IntArray:
-    """ceil(elements * window / lanes)"""
-    return -(-s.points[c["dst"]] * s.points[c["window"]] // s.hardware.vector_lanes)
-
-
-def _reads(c: Columns, s: Sizes) -> IntArray:
-    """Pixels * max over the tile's crossbars of sum over row groups of ceil((A + kmax - kmin) / d)"""
-    return s.points[c["dst"]] * s.reads[c["tile"]]
-
-
-def _link(name: str) -> SizeOf:
-    def cycles(c: Columns, s: Sizes) -> IntArray:
-        return -(-s.points[c[name]] * s.item_bytes[c[name]] // s.hardware.link_bytes_per_cycle)
-
-    cycles.__doc__ = "ceil(bytes / link width)"
-    return cycles
-
-
-def _host_time(c: Columns, _s: Sizes) -> IntArray:
-    """0: timed by the host's roofline"""
-    return np.zeros(len(c["region"]), np.int64)
-
-
-def _one(_c: Columns, _s: Sizes) -> int:
-    """1"""
-    return 1
-
-
 _LENGTH = Operand("length", "imm", "channels: the sixth count of the address generators")
 _LOHI = (Operand("lo", "imm16", "smallest result", half="lo"), Operand("hi", "imm16", "largest result", half="hi"))
 _HI = Operand("hi", "imm", "largest result")
@@ -242,23 +219,31 @@ _ZERO = Operand("zero_point", "imm", "zero point")
 def _build() -> tuple[Instruction, ...]:
     rows: list[Instruction] = []
 
-    def op(mnemonic: str, operands: Iterable[Operand], doc: str, cycles: SizeOf = _vector, **more: Any) -> None:
+    def op(mnemonic: str, operands: Iterable[Operand], doc: str, cycles: SizeOf = formula.vector, **more: Any) -> None:
         rows.append(
             Instruction(mnemonic, len(rows) + 1, tuple(operands), doc, getattr(meaning, mnemonic), cycles, **more)
         )
 
     op(
         "mvm",
-        [_out("acc", "rw"), _in("act"), Operand("tile", "tile", "the tile to multiply by")],
+        [
+            _out("acc", "rw"),
+            _in("act"),
+            Operand("tile", "tile", "the tile to multiply by"),
+            Operand("first", "imm16", "first input digit that is read", half="lo", optional=True),
+            Operand("digits", "imm16", "input digits that are read, 0: all of them", half="hi", optional=True),
+        ],
         "For each pixel p: acc[dst_p + tile_cols[n]] += sum_r (q[src_p + tile_rows[r]] << shift_r) * sign[r, n]"
-        " * code[r, n] - tile_offset * sum_r q[src_p + tile_rows[r]]; sign is 1 in tiles without sign blocks.",
-        _reads,
+        " * code[r, n] - tile_offset * sum_r q[src_p + tile_rows[r]]; sign is 1 in tiles without sign blocks. With"
+        " `digits`: only reads first .. first + digits - 1 of each row group, and of the last sum only these digits"
+        " of q.",
+        formula.reads,
         unit="read",
         same=("src",),
     )
     op(
         "init",
-        [_out("acc"), _table("table", "pool_i64", _length, "one value a channel"), _LENGTH],
+        [_out("acc"), _table("table", "pool_i64", formula.length, "one value a channel"), _LENGTH],
         "acc = table[channel].",
         channels=True,
     )
@@ -268,8 +253,8 @@ def _build() -> tuple[Instruction, ...]:
         [
             _out("act"),
             _in("acc"),
-            _table("mult", "pool_f32", _length, "one factor a channel"),
-            _table("off", "pool_f32", _length, "one offset a channel"),
+            _table("mult", "pool_f32", formula.length, "one factor a channel"),
+            _table("off", "pool_f32", formula.length, "one offset a channel"),
             _LENGTH,
             *_LOHI,
             _LAYER,
@@ -283,8 +268,8 @@ def _build() -> tuple[Instruction, ...]:
         [
             _out("f32"),
             _in("acc"),
-            _table("mult", "pool_f32", _length, "one factor a channel"),
-            _table("bias", "pool_f32", _length, "one bias a channel"),
+            _table("mult", "pool_f32", formula.length, "one factor a channel"),
+            _table("bias", "pool_f32", formula.length, "one bias a channel"),
             _LENGTH,
             _table("clamp", "pool_f32", lambda _c, _s: 2, "minimum, maximum"),
             _LAYER,
@@ -341,7 +326,7 @@ def _build() -> tuple[Instruction, ...]:
         "maxpool",
         [_out("act"), _in("act"), Operand("window", "window", "addresses of the window")],
         "q = max over the window at src.",
-        _pool,
+        formula.pool,
         same=("src",),
     )
     op(
@@ -360,7 +345,7 @@ def _build() -> tuple[Instruction, ...]:
             _HI,
         ],
         "q = clip(rint(f32(sum over the window (src - zero_point)) * factor[pixel] + z), 0, hi).",
-        _pool,
+        formula.pool,
         same=("src",),
     )
     op("copy", [_out("any"), _in("any")], "dst = src, element by element; both have the same dtype.", same=("src",))
@@ -393,7 +378,7 @@ def _build() -> tuple[Instruction, ...]:
             Operand("n_out", "imm", "number of outputs"),
         ],
         "Run an embedded ONNX model; address generators read its inputs and write its outputs in row-major order.",
-        _host_time,
+        formula.host_time,
     )
     op(
         "send",
@@ -404,15 +389,15 @@ def _build() -> tuple[Instruction, ...]:
             Operand("kind", "imm", "0 activations, 1 accumulators, 2 host data; for reports"),
         ],
         "Post the elements of src to a core; never waits.",
-        _link("src"),
+        formula.link("src"),
     )
     op(
         "recv",
         [_out("any"), Operand("src_core", "core", "the sending core"), Operand("token", "token", "pairs with a send")],
         "Wait for the core's next message with this token and write it to dst.",
-        _link("dst"),
+        formula.link("dst"),
     )
-    op("halt", [], "End of the core's stream.", _one)
+    op("halt", [], "End of the core's stream.", formula.one)
     return tuple(rows)
 
 

@@ -8,7 +8,7 @@ count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -126,19 +126,60 @@ class Crossbars:
         """bool [crossbars]: True where some group is not proven lossless."""
         return np.asarray(~self.lossless.all(axis=1))
 
-    def kept(self, tile: Tile, crossbar: int, lossless: bool) -> Array:
-        """bool [used rows]: rows in groups that are (or, if not `lossless`, are not) proven lossless."""
+    def kept(self, tile: Tile, crossbar: int, lossless: bool, lift: int | None = None) -> Array:
+        """bool [used rows]: rows in groups that are (or, if not `lossless`, are not) proven lossless.
+
+        lift: of these, only rows that lie so many positions above the lowest row shift of their group.
+        """
         group = self.group[crossbar, tile.rows]
         proven = self.lossless[crossbar, np.maximum(group, 0)]
-        return np.asarray((group >= 0) & (proven == lossless))
+        kept = (group >= 0) & (proven == lossless)
+        return np.asarray(kept if lift is None else kept & (self.lifts(tile, crossbar) == lift))
+
+    def lifts(self, tile: Tile, crossbar: int) -> IntArray:
+        """By how much the row shift of each used row exceeds the lowest one of its group, int64 [used rows]; 0 where no
+        group drives it.
+        """
+        group = self.group[crossbar, tile.rows]
+        lowest = np.full(int(group.max(initial=-1)) + 2, 255, np.int64)  # the last entry is that of group -1
+        np.minimum.at(lowest, group, tile.shift)
+        return np.where(group >= 0, tile.shift - lowest[group], 0)
+
+    def passes(self, window: tuple[int, int], tiles: Sequence[int]) -> list[tuple[int | None, int]]:
+        """A read of some of the input digits as products with masked inputs: (lift, mask) of each, see `kept`.
+
+        Read t of a group drives digit t of its inputs, each shifted by its lift: bits td - lift and up of the input
+        itself. So rows of one lift read the same bits of their inputs.
+
+        Args:
+            window: first digit, and how many; (0, 0): all, which is one product with lift None.
+            tiles: whose rows are read.
+        """
+        first, digits = window
+        if not digits:
+            return [(None, -1)]
+        d = self.hardware.dac_bits
+        bits = (1 << (first + digits) * d) - (1 << first * d)
+        known = {0}  # rows that are only read for an offset have none
+        for tile in map(self.tile, tiles):
+            for crossbar in range(tile.first, tile.first + tile.count):
+                known.update(self.lifts(tile, crossbar).tolist())
+        return [(lift, bits >> lift) for lift in sorted(known)]
 
     def add_weights(
-        self, tile: Tile, out: IntArray, row_at: IntArray, column_at: IntArray, everything: bool = False
+        self,
+        tile: Tile,
+        out: IntArray,
+        row_at: IntArray,
+        column_at: IntArray,
+        everything: bool = False,
+        lift: int | None = None,
     ) -> None:
         """Add a tile's effective weights to out int64, at [row_at[r], column_at[n]]; columns with column_at < 0 are
         left out.
 
-        Only rows in lossless groups, unless `everything`. The offset of offset coding is not in it.
+        Only rows in lossless groups, unless `everything`; only those of this lift, where one is given. The offset of
+        offset coding is not in it.
         """
         if not tile.count:
             return
@@ -147,6 +188,8 @@ class Crossbars:
         keep = group >= 0
         if not everything:
             keep &= np.take_along_axis(self.lossless[crossbars], np.maximum(group, 0), axis=1)
+        if lift is not None:
+            keep &= np.stack([self.lifts(tile, x) for x in range(tile.first, tile.first + tile.count)]) == lift
         if tile.signs is not None:
             kept = np.flatnonzero(column_at >= 0)
             held = np.zeros((len(tile.rows), len(tile.columns)), np.int64)

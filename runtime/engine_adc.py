@@ -87,7 +87,7 @@ class Tables:
         eights = slot_from.reshape(-1, 8)
         runs = (np.diff(eights, axis=1) == 1).all(axis=1) & (shift.reshape(-1, 8) == 0).all(axis=1)
         return (
-            np.array(self.chunks, np.int64).reshape(-1, 4),
+            np.array(self.chunks, np.int64).reshape(-1, 5),
             slot_from,
             shift,
             np.array(self.slots, np.int64),
@@ -101,11 +101,24 @@ class Tables:
             joined(self.clipped_words, np.uint64),
         )
 
-    def add_tile(self, use: TileUse, lossless: bool) -> None:
-        """Append a tile: the reads of its lossy groups, those of its lossless groups if wanted, and its offset."""
-        builder = _TileBuilder(self, self.crossbars.tile(use.tile), use)
+    def add_tile(self, use: TileUse, lossless: bool, window: tuple[int, int]) -> None:
+        """Append a tile: the reads of its lossy groups, those of its lossless groups if wanted, and its offset.
+
+        window: first input digit that is read, and how many; (0, 0): all.
+        """
+        for lift, mask in self.crossbars.passes(window, [use.tile]):
+            if mask or not lift:
+                self._add_pass(use, lossless, lift, mask)
+
+    def _add_pass(self, use: TileUse, lossless: bool, lift: int | None, mask: int) -> None:
+        """Append what a tile reads with rows of one lift.
+
+        Reads that can be clipped, whose rows belong together, and the offset come with the lowest.
+        """
+        builder = _TileBuilder(self, self.crossbars.tile(use.tile), use, lift, mask)
         builder.find_unclipped(lossless)
-        builder.find_clipped()
+        if not lift:
+            builder.find_clipped()
         chunks = self.add_chunks(builder.chunks)
         entries = builder.unclipped(chunks[0]) if builder.order.size else (-1, 0)
         reads = len(self.clipped)
@@ -114,17 +127,17 @@ class Tables:
         self.tiles.append([*chunks, reads, len(self.clipped), len(builder.kept), channels, *entries])
         self.tile_index.append(use.tile)
 
-    def add_chunks(self, chunks: dict[bytes, tuple[IntArray, IntArray, int]]) -> tuple[int, int]:
-        """Append chunks, (addresses, shifts, planes) each, unless the tile before has the same; their range."""
+    def add_chunks(self, chunks: dict[bytes, tuple[IntArray, IntArray, int, int]]) -> tuple[int, int]:
+        """Append chunks, (addresses, shifts, planes, mask) each, unless the tile before has the same; their range."""
         keys, low, high = self.last_chunks
         if keys == list(chunks) and keys:
             return low, high
         low, place = len(self.chunks), 0
-        for addresses, shifts, planes in chunks.values():
+        for addresses, shifts, planes, mask in chunks.values():
             words = -(-len(addresses) // 64)
             slot_from, slot_shift = np.zeros(words * 64, np.int64), np.zeros(words * 64, np.int64)
             slot_from[: len(addresses)], slot_shift[: len(addresses)] = addresses, shifts
-            self.chunks.append([len(self.slots), words, planes, place])
+            self.chunks.append([len(self.slots), words, planes, place, mask])
             self.slot_from.append(slot_from)
             self.slot_shift.append(slot_shift)
             self.slots += [min(64, len(addresses) - 64 * w) for w in range(words)]
@@ -134,17 +147,18 @@ class Tables:
 
 
 class _TileBuilder:
-    """Packs one tile's rows and cells.
+    """Packs one tile's rows and cells, of unclipped reads those of one lift (None: all).
 
-    chunks: (addresses, shifts, planes) of rows packed together; equal ones once. order: rows of the unclipped reads,
-    as packed in the first chunk. reads: kind, chunk, planes or digits, place of cells, multiplier.
+    mask: bits of the inputs that are read, -1 for all; bits above them get no planes.
+    chunks: (addresses, shifts, planes, mask) of rows packed together; equal ones once. order: rows of the unclipped
+    reads, as packed in the first chunk. reads: kind, chunk, planes or digits, place of cells, multiplier.
     """
 
-    def __init__(self, tables: Tables, tile: Tile, use: TileUse) -> None:
-        self.tables, self.tile, self.use = tables, tile, use
+    def __init__(self, tables: Tables, tile: Tile, use: TileUse, lift: int | None, mask: int) -> None:
+        self.tables, self.tile, self.use, self.lift, self.mask = tables, tile, use, lift, mask
         self.crossbars = tables.crossbars
         self.kept = np.flatnonzero(use.channels >= 0)
-        self.chunks: dict[bytes, tuple[IntArray, IntArray, int]] = {}
+        self.chunks: dict[bytes, tuple[IntArray, IntArray, int, int]] = {}
         self.order: IntArray = np.zeros(0, np.int64)
         self.keep: list[Array] = []
         self.reads: list[list[int]] = []
@@ -154,27 +168,38 @@ class _TileBuilder:
         """The tile's crossbars."""
         return range(self.tile.first, self.tile.first + self.tile.count)
 
+    @property
+    def has_offset(self) -> bool:
+        """Whether the tile has an offset, which is subtracted once, with the lowest lift."""
+        return bool(self.tile.offset) and not self.lift
+
+    def top(self, bits: int) -> int:
+        """How many of the lowest bits of shifted inputs need planes: those up to the highest that is read."""
+        return bits if self.mask < 0 else min(bits, max(1, self.mask.bit_length()))
+
     def chunk(self, rows: IntArray, shifts: IntArray, planes: int) -> int:
         """Have the inputs of these rows packed together; number of the chunk in the tile."""
         addresses = self.use.origin + self.tile.row_from[rows]
         planes = -(-planes // PLANES) * PLANES
-        key = b"".join([addresses.tobytes(), shifts.tobytes(), bytes([planes])])
-        self.chunks.setdefault(key, (addresses, shifts, planes))
+        mask = self.mask if self.mask < 0 else self.mask & ((1 << planes) - 1)
+        key = b"".join([addresses.tobytes(), shifts.tobytes(), bytes([planes]), repr(mask).encode()])
+        self.chunks.setdefault(key, (addresses, shifts, planes, mask))
         return list(self.chunks).index(key)
 
     def find_unclipped(self, lossless: bool) -> None:
         """Case 1 of the module's text: which rows, and in which order."""
         rows = len(self.tile.rows)
         self.keep = [
-            self.crossbars.kept(self.tile, x, True) if lossless else np.zeros(rows, bool) for x in self.indices
+            self.crossbars.kept(self.tile, x, True, self.lift) if lossless else np.zeros(rows, bool)
+            for x in self.indices
         ]
         used = np.any(self.keep, axis=0) if self.keep else np.zeros(rows, bool)
-        if self.tile.offset:
+        if self.has_offset:
             used = np.ones(rows, bool)
         rows_used = np.flatnonzero(used)
         self.order = rows_used[np.argsort(self.tile.shift[rows_used], kind="stable")]
         if self.order.size:
-            self.chunk(self.order, np.zeros(len(self.order), np.int64), self.crossbars.act_bits)
+            self.chunk(self.order, np.zeros(len(self.order), np.int64), self.top(self.crossbars.act_bits))
 
     def unclipped(self, chunk: int) -> tuple[int, int]:
         """Append the entries of the unclipped reads; (chunk, place in `first`)."""
@@ -191,7 +216,7 @@ class _TileBuilder:
                     for bit in range(self.crossbars.cell_bits):
                         packed.append(self.pack(values, rows, bit))
                         factors.append(weight << (level + bit))
-        if tile.offset:
+        if self.has_offset:
             packed.append(self.pack(np.ones((len(tile.rows), columns), np.uint8), order, 0))
             factors.append(-tile.offset)
         if not packed:
@@ -217,7 +242,7 @@ class _TileBuilder:
             for g in np.unique(group[mask]).tolist():
                 rows = np.flatnonzero(group == g)
                 low, high = int(tile.shift[rows].min()), int(tile.shift[rows].max())
-                digits = -(-(self.crossbars.act_bits + high - low) // d)
+                digits = self.top(-(-(self.crossbars.act_bits + high - low) // d) * d) // d
                 chunk = self.chunk(rows, tile.shift[rows] - low, digits * d)
                 for values, weight in parts:
                     packed = np.stack([self.pack(values, rows, bit) for bit in range(c)])
@@ -248,7 +273,7 @@ def prepare(unit: Unit, crossbars: Crossbars, tiles: list[TileUse], lossless: bo
     """The reads of some of a unit's tiles: of all groups, or (not `lossless`) of those only that can saturate."""
     tables = Tables(crossbars)
     for use in sorted(tiles, key=lambda use: (use.origin + crossbars.tile(use.tile).row_from).tobytes()):
-        tables.add_tile(use, lossless)
+        tables.add_tile(use, lossless, unit.window)
     if not tables.words and not tables.clipped:
         return []
     converter = (crossbars.hardware.dac_bits, crossbars.cell_bits, crossbars.top)

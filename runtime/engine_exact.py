@@ -5,6 +5,8 @@ All arithmetic is exact. Products run in float32 as long as every partial sum st
 is split where one sum would grow too large. What bounds a partial sum of inputs 0 <= q <= top is top times the larger
 of the column's positive and negative weights.
 
+Where only some input digits are read, the inputs are masked: rows of each lift (`Crossbars.passes`) are a product.
+
 A unit's matrix is cut into blocks that share neither rows nor columns:
 
 1. one block: a matrix product on gathered inputs (`DensePart`)
@@ -51,8 +53,9 @@ class DensePart:
 
     engine = "exact"
 
-    def __init__(self, block: Block, pixels: IntArray, top: int) -> None:
+    def __init__(self, block: Block, pixels: IntArray, top: int, mask: int | None) -> None:
         k, n = block.weight.shape
+        self.mask = mask
         self.dtype, self.splits = _float_splits(block.weight, max(top, 1))
         self.weight: Array = np.ascontiguousarray(block.weight, self.dtype)
         self.channels = block.channels
@@ -71,9 +74,10 @@ class DensePart:
         count = stop - start
         inputs = workers.scratch("inputs", (count, len(self.weight)), self.dtype)
         if self.offsets is not None:
-            kernels.gather_points(source, start, stop, self.pixels, self.offsets, inputs)
+            kernels.gather_points(source, start, stop, self.pixels, self.offsets, inputs, self.mask)
         else:
-            kernels.gather_runs(source, start, stop, self.pixels, self.run_from, self.run_length, inputs)
+            runs = self.run_from, self.run_length
+            kernels.gather_runs(source, start, stop, self.pixels, *runs, inputs, self.mask)
         product = workers.scratch("product", (count, self.weight.shape[1]), self.dtype)
         for first, last in self.splits:
             np.matmul(inputs[:, first:last], self.weight[first:last], out=product)
@@ -88,12 +92,13 @@ class TapsPart:
 
     engine = "exact"
 
-    def __init__(self, taps: IntArray, weight: Array, first: int, pixels: IntArray) -> None:
-        self.taps, self.weight, self.first, self.pixels = taps, weight, first, pixels
+    def __init__(self, taps: IntArray, weight: Array, first: int, pixels: IntArray, mask: int | None) -> None:
+        self.taps, self.weight, self.first, self.pixels, self.mask = taps, weight, first, pixels, mask
         self.rows = int(np.clip(_BLOCK_BYTES // 4 // max(1, weight.shape[1] * 4), 16, 4096))
 
     def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:
-        kernels.multiply_taps(source, start, stop, self.pixels, self.taps, self.weight, acc, self.first)
+        taps = self.taps, self.weight
+        kernels.multiply_taps(source, start, stop, self.pixels, *taps, acc, self.first, self.mask)
 
 
 class BlocksPart:
@@ -101,7 +106,8 @@ class BlocksPart:
 
     engine = "exact"
 
-    def __init__(self, blocks: list[Block], pixels: IntArray, top: int) -> None:
+    def __init__(self, blocks: list[Block], pixels: IntArray, top: int, mask: int | None) -> None:
+        self.mask = mask
         k = max(len(block.rows) for block in blocks)
         n = max(len(block.channels) for block in blocks)
         weight = np.zeros((len(blocks), k, n), np.int64)
@@ -121,7 +127,7 @@ class BlocksPart:
     def add(self, source: Array, start: int, stop: int, acc: Array, workers: Workers, saturated: IntArray) -> None:
         count, (blocks, k, n) = stop - start, self.weight.shape
         inputs = workers.scratch("inputs", (count, blocks, k), self.dtype)
-        kernels.gather_points(source, start, stop, self.pixels, self.offsets, inputs.reshape(count, -1))
+        kernels.gather_points(source, start, stop, self.pixels, self.offsets, inputs.reshape(count, -1), self.mask)
         product = workers.scratch("product", (count, blocks, n), self.dtype)
         np.matmul(inputs.transpose(1, 0, 2), self.weight, out=product.transpose(1, 0, 2))
         kernels.add_columns(acc, product.reshape(count, -1), self.channels)
@@ -134,13 +140,32 @@ def prepare(unit: Unit, crossbars: Crossbars, tiles: list[TileUse], everything: 
         tiles: those of the unit whose offset is applied here (see `smec.runtime.engines`).
         everything: all driven rows; else those in lossless groups only.
     """
-    blocks = [
-        piece for group in _tile_groups(unit, crossbars) for piece in _blocks(group, crossbars, tiles, everything)
-    ]
+    groups = _tile_groups(unit, crossbars)
+    parts: list[Part] = []
+    for lift, mask in crossbars.passes(unit.window, [use.tile for use in unit.tiles]):
+        mask &= (1 << crossbars.act_bits) - 1
+        if mask:
+            wanted = _Wanted(tiles, everything, lift)
+            blocks = [piece for group in groups for piece in _blocks(group, crossbars, wanted)]
+            parts += _parts(unit, blocks, None if lift is None else mask)
+    return parts
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What goes into a product: see `prepare`; lift: of the rows that are read, see `Crossbars.kept`."""
+
+    offset_tiles: list[TileUse]
+    everything: bool
+    lift: int | None
+
+
+def _parts(unit: Unit, blocks: list[Block], mask: int | None) -> list[Part]:
+    """The products of some blocks; mask: bits of the inputs that count, None for all."""
     if not blocks:
         return []
     if len(blocks) > 1:
-        taps = _taps(blocks, unit)
+        taps = _taps(blocks, unit, mask)
         if taps is not None:
             return [taps]
     sizes: dict[tuple[int, int], list[Block]] = defaultdict(list)
@@ -149,7 +174,7 @@ def prepare(unit: Unit, crossbars: Crossbars, tiles: list[TileUse], everything: 
         sizes[(k - 1).bit_length(), (n - 1).bit_length()].append(block)
     top = unit.source.top
     return [
-        DensePart(group[0], unit.pixels, top) if len(group) == 1 else BlocksPart(group, unit.pixels, top)
+        DensePart(group[0], unit.pixels, top, mask) if len(group) == 1 else BlocksPart(group, unit.pixels, top, mask)
         for group in sizes.values()
     ]
 
@@ -174,7 +199,7 @@ def _tile_groups(unit: Unit, crossbars: Crossbars) -> list[list[TileUse]]:
     return list(groups.values())
 
 
-def _blocks(group: list[TileUse], crossbars: Crossbars, offset_tiles: list[TileUse], everything: bool) -> list[Block]:
+def _blocks(group: list[TileUse], crossbars: Crossbars, wanted: _Wanted) -> list[Block]:
     """The matrix of some tiles as blocks that share neither rows nor columns."""
     tiles = [crossbars.tile(use.tile) for use in group]
     rows = np.unique(np.concatenate([use.origin + tile.row_from for use, tile in zip(group, tiles, strict=True)]))
@@ -185,8 +210,8 @@ def _blocks(group: list[TileUse], crossbars: Crossbars, offset_tiles: list[TileU
     for use, tile in zip(group, tiles, strict=True):
         row_at = np.searchsorted(rows, use.origin + tile.row_from)
         column_at = np.where(use.channels >= 0, np.searchsorted(channels, use.channels), -1)
-        crossbars.add_weights(tile, weight, row_at, column_at, everything)
-        if tile.offset and use in offset_tiles:
+        crossbars.add_weights(tile, weight, row_at, column_at, wanted.everything, wanted.lift)
+        if tile.offset and not wanted.lift and use in wanted.offset_tiles:
             times = np.bincount(row_at, minlength=len(rows))  # an address may be there more than once
             weight[:, column_at[column_at >= 0]] -= tile.offset * times[:, None]
     used = weight != 0
@@ -197,24 +222,24 @@ def _blocks(group: list[TileUse], crossbars: Crossbars, offset_tiles: list[TileU
     at = np.nonzero(used)
     graph = coo_array((np.ones(len(at[0]), np.int8), (at[0], at[1] + k)), shape=(k + n, k + n))
     count, label = connected_components(graph, False)
-    wanted = np.flatnonzero(np.bincount(label[:k], minlength=count) * np.bincount(label[k:], minlength=count))
-    if len(wanted) == 1 and density > 0.1:
+    both = np.flatnonzero(np.bincount(label[:k], minlength=count) * np.bincount(label[k:], minlength=count))
+    if len(both) == 1 and density > 0.1:
         return [Block(rows, channels, weight)]
     row_order, column_order = (np.argsort(part, kind="stable") for part in (label[:k], label[k:]))
     row_edges, column_edges = (
-        np.searchsorted(part[order], np.stack([wanted, wanted + 1]))
+        np.searchsorted(part[order], np.stack([both, both + 1]))
         for part, order in ((label[:k], row_order), (label[k:], column_order))
     )
     return [
         Block(rows[r], channels[c], weight[np.ix_(r, c)])
         for r, c in (
             (row_order[row_edges[0, i] : row_edges[1, i]], column_order[column_edges[0, i] : column_edges[1, i]])
-            for i in range(len(wanted))
+            for i in range(len(both))
         )
     ]
 
 
-def _taps(blocks: list[Block], unit: Unit) -> TapsPart | None:
+def _taps(blocks: list[Block], unit: Unit, mask: int | None) -> TapsPart | None:
     """Case 2 of the module's text, if the blocks are of that kind and it pays."""
     products = sum(block.weight.size for block in blocks)
     if max(block.weight.shape[1] for block in blocks) > 1:
@@ -234,7 +259,7 @@ def _taps(blocks: list[Block], unit: Unit) -> TapsPart | None:
     weight = np.zeros((len(taps), last - first + 1), np.int64)
     weight[at, channel - first] = values
     narrow = np.abs(weight).max() * max(unit.source.top, 1) < 1 << 31
-    return TapsPart(taps, weight.astype(np.int32) if narrow else weight, first, unit.pixels)
+    return TapsPart(taps, weight.astype(np.int32) if narrow else weight, first, unit.pixels, mask)
 
 
 def _contiguous(channels: IntArray) -> int | None:

@@ -52,10 +52,11 @@ rint = _unary_intrinsic("llvm.rint")
 
 @kernel
 def gather_runs(
-    src: Array, start: int, stop: int, pixels: Array, run_from: Array, run_length: Array, out: Array
-) -> None:
+    src: Array, start: int, stop: int, pixels: Array, run_from: Array, run_length: Array, out: Array,
+    mask: int | None = None,
+) -> None:  # fmt: skip
     """out[i] = the row's inputs, converted to out's dtype; inputs are runs of consecutive addresses relative to the
-    pixel.
+    pixel. mask: their bits that count, None for all (here and below: decided when compiling).
     """
     image, pixel = divmod(start, len(pixels))
     for i in range(stop - start):
@@ -68,7 +69,7 @@ def gather_runs(
             part = data[first : first + n]
             into = row[at : at + n]
             for j in range(n):
-                into[j] = part[j]
+                into[j] = part[j] if mask is None else part[j] & mask
             at += n
         pixel += 1
         if pixel == len(pixels):
@@ -77,7 +78,9 @@ def gather_runs(
 
 
 @kernel
-def gather_points(src: Array, start: int, stop: int, pixels: Array, offsets: Array, out: Array) -> None:
+def gather_points(
+    src: Array, start: int, stop: int, pixels: Array, offsets: Array, out: Array, mask: int | None = None
+) -> None:
     """out[i, k] = input at address pixel + offsets[k]: for inputs that do not form runs."""
     image, pixel = divmod(start, len(pixels))
     for i in range(stop - start):
@@ -85,7 +88,7 @@ def gather_points(src: Array, start: int, stop: int, pixels: Array, offsets: Arr
         row = out[i]
         first = pixels[pixel]
         for k in range(len(offsets)):
-            row[k] = data[first + offsets[k]]
+            row[k] = data[first + offsets[k]] if mask is None else data[first + offsets[k]] & mask
         pixel += 1
         if pixel == len(pixels):
             pixel = 0
@@ -120,8 +123,9 @@ def add_columns(acc: Array, product: Array, columns: Array) -> None:
 
 @kernel
 def multiply_taps(
-    src: Array, start: int, stop: int, pixels: Array, taps: Array, weight: Array, acc: Array, first: int
-) -> None:
+    src: Array, start: int, stop: int, pixels: Array, taps: Array, weight: Array, acc: Array, first: int,
+    mask: int | None = None,
+) -> None:  # fmt: skip
     """acc[i, first + n] += sum_k weight[k, n] * input at pixel + taps[k] + n: depthwise convolutions, channels
     innermost.
     """
@@ -135,7 +139,7 @@ def multiply_taps(
             part = data[at : at + weight.shape[1]]
             factors = weight[k]
             for n in range(len(into)):
-                into[n] += kind(part[n]) * kind(factors[n])
+                into[n] += kind(part[n] if mask is None else part[n] & mask) * kind(factors[n])
         pixel += 1
         if pixel == len(pixels):
             pixel = 0

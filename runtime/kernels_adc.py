@@ -9,8 +9,8 @@ in general it is a sum over pairs of an input and a cell bit, weighted.
 
 Tables (int64):
 
-* chunks [n, 4]: inputs packed together: first word (into the slot tables), words, planes (a multiple of `PLANES`),
-  place in `packed`.
+* chunks [n, 5]: inputs packed together: first word (into the slot tables), words, planes (a multiple of `PLANES`),
+  place in `packed`, mask of the shifted inputs' bits that are read.
 * slot_from, slot_shift [64 words]: where the input of a row is, relative to the pixel, and how far it is shifted.
   slots [words]: used ones.
 * runs [8 words]: 1 where eight slots are consecutive addresses, unshifted.
@@ -75,6 +75,8 @@ def pack_chunk(
 ) -> None:  # fmt: skip
     """Pack inputs of `count` pixels at addresses `origin` of `flat`: bit t of word w to packed[place + t words + w]."""
     first, words, planes, place = chunk[0], chunk[1], chunk[2], chunk[3]
+    mask = np.uint64(chunk[4])
+    mask8 = (mask & np.uint64(255)) * np.uint64(0x0101010101010101)
     bytes8 = np.zeros(LANES, np.uint64)
     for i in range(words * planes):
         packed[place + i] = np.uint64(0)
@@ -86,13 +88,13 @@ def pack_chunk(
             for high in range(0, planes, 8):
                 if high == 0 and runs[(first + w) * 8 + eight] and flat.itemsize == 1:
                     for p in range(count):
-                        bytes8[p] = load8(flat, origin[p] + slot_from[slot])
+                        bytes8[p] = load8(flat, origin[p] + slot_from[slot]) & mask8
                 else:
                     for p in range(count):
                         byte = np.uint64(0)
                         for k in range(used):
                             level = np.uint64(flat[origin[p] + slot_from[slot + k]]) << np.uint64(slot_shift[slot + k])
-                            byte |= ((level >> np.uint64(high)) & np.uint64(255)) << np.uint64(8 * k)
+                            byte |= (((level & mask) >> np.uint64(high)) & np.uint64(255)) << np.uint64(8 * k)
                         bytes8[p] = byte
                 for p in range(LANES):
                     bytes8[p] = transpose8(bytes8[p])

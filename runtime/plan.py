@@ -183,13 +183,13 @@ class _Builder:
         return collector if collector.follow(region, 0, region.geometry.channels) else None
 
     def merge(self, found: _Collector, channels: int, pixels: int) -> Reduction:
-        """A reduction in which products of one source and one pixel pattern are one unit."""
+        """A reduction in which products of one source, one pixel pattern and the same digits are one unit."""
         reduction = Reduction(pixels, channels, found.start)
-        units: dict[tuple[int, Dims], Unit] = {}
+        units: dict[tuple[int, Dims, tuple[int, int]], Unit] = {}
         for use, tile_channels in found.products:
-            key = (use.source.id, use.src.merged)
+            key = (use.source.id, use.src.merged, use.window)
             if key not in units:
-                units[key] = Unit(use.source, addresses(use.src.merged), channels)
+                units[key] = Unit(use.source, addresses(use.src.merged), channels, use.window)
             units[key].tiles.append(TileUse(use.tile, use.src.offset, tile_channels))
         reduction.units = list(units.values())
         self.units += reduction.units

@@ -210,7 +210,8 @@ class Recorder:
                 found=f"up to {source.top}",
             )
         before = self.contents[dst.buffer]
-        self.contents[dst.buffer] = self.values.product(before, Use(at, core, o["tile"], source, src, dst))
+        use = Use(at, core, o["tile"], source, src, dst, (o["first"], o["digits"]))
+        self.contents[dst.buffer] = self.values.product(before, use)
 
     def accumulate(self, o: dict[str, int]) -> None:
         dst = self.geometries[o["dst"]]

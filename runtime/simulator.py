@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from smec.ir.errors import SmecError
+from smec.ir.isa_sections import group_reads, tile_of_crossbar
 from smec.ir.isa_table import by_instruction
 from smec.ir.linear_algebra import single_threaded_blas
 from smec.runtime.arrays import Array, IntArray
@@ -265,30 +266,26 @@ def _as_images(port: PortInfo, values: Array) -> Array:
 
 
 def adc_reads(program: Program) -> IntArray:
-    """ADC reads of each tile for one image, int64 [tiles]: pixels x (crossbars' read cycles over their row groups) x
-    used columns.
+    """ADC reads of each tile for one image, int64 [tiles]: pixels x (crossbars' read cycles over their row groups, or
+    over those digits of them that are read) x used columns.
     """
-    s, d = program.sections, program.hardware.dac_bits
-    group = np.asarray(s["xbar_group"]).astype(np.int64)
+    s = program.sections
     tiles = np.asarray(s["tile_xbars"])
-    tile = np.repeat(np.arange(len(tiles)), tiles[:, 1])
-    width = int(group.max(initial=-1)) + 1
-    cycles = np.zeros(len(tiles), np.int64)
-    if width:
-        crossbar, row = np.nonzero(group >= 0)
-        key = crossbar * width + group[crossbar, row]
-        shift = np.asarray(s["tile_shift"]).astype(np.int64)[tile[crossbar], row]
-        low, high = np.full(len(group) * width, 255, np.int64), np.full(len(group) * width, -1, np.int64)
-        np.minimum.at(low, key, shift)
-        np.maximum.at(high, key, shift)
-        reads = np.where(high >= 0, -(-(program.act_bits + high - low) // d), 0).reshape(len(group), width).sum(axis=1)
-        np.add.at(cycles, tile, reads)
+    groups = group_reads(s, program.act_bits, program.hardware.dac_bits)
+    owner = tile_of_crossbar(tiles, len(groups))
     columns = np.count_nonzero(np.asarray(s["tile_cols"]) >= 0, axis=1)
-    pixels = np.zeros(len(tiles), np.int64)
+    reads = np.zeros(len(tiles), np.int64)
     for instruction, _, operands in by_instruction(s["code"]):
-        if instruction.mnemonic == "mvm":
-            np.add.at(pixels, operands["tile"], program.sizes.points[operands["dst"]])
-    return np.asarray(pixels * cycles * columns)
+        if instruction.mnemonic != "mvm":
+            continue
+        pixels, first, digits = program.sizes.points[operands["dst"]], operands["first"], operands["digits"]
+        for start, count in np.unique(np.stack([first, digits], axis=1), axis=0).tolist():
+            cycles = np.zeros(len(tiles), np.int64)
+            read = np.clip(groups - start, 0, count) if count else groups
+            np.add.at(cycles, owner, read.sum(axis=1))
+            mine = (first == start) & (digits == count)
+            np.add.at(reads, operands["tile"][mine], pixels[mine] * cycles[operands["tile"][mine]])
+    return np.asarray(reads * columns)
 
 
 @dataclass(frozen=True)

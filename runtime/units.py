@@ -47,11 +47,12 @@ class Unit:
     """Products of one source value at one pattern of pixels.
 
     pixels int64 [n]: addresses of the pixels in an image. channels: of the accumulators that the products go to.
-    parts: by engine name, once prepared.
+    window: first input digit that is read, and how many; (0, 0): all. parts: by engine name, once prepared.
     """
 
     source: Value
     pixels: IntArray
     channels: int
+    window: tuple[int, int] = (0, 0)
     tiles: list[TileUse] = field(default_factory=list)
     parts: dict[str, Sequence[Part]] = field(default_factory=dict)

@@ -180,6 +180,15 @@ class Validator(TableValidator):
             last = self.high[batch[name]] + np.maximum(reach[batch["tile"]], 0)
             inside = last < self.agu_size[batch[name]]
             self.require(batch, inside, f"the tile leaves the buffer of '{name}'", "addresses within it", last)
+        first, digits = batch["first"], batch["digits"]
+        self.require(batch, (digits > 0) | (first == 0), "'first' is set, but not 'digits'", "0", first)
+        parts = np.flatnonzero(digits)
+        if len(parts):  # counting the digits of all tiles takes a while
+            some = _Batch(batch.instruction, batch.at[parts], {})
+            end, most = (first + digits)[parts], self.sizes.digits[batch["tile"][parts]]
+            over = np.flatnonzero(end > most)
+            expected = f"at most {most[over[0]]} in all" if len(over) else ""
+            self.require(some, end <= most, "'first' and 'digits' leave the tile's input digits", expected, end)
 
     def _check_copy(self, batch: _Batch) -> None:
         source = self.agu_code[batch["src"]]

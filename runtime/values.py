@@ -95,7 +95,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Use:
-    """One `mvm` instruction: at each pixel, accumulators at `dst` gain a tile's products with the inputs at `src`."""
+    """One `mvm` instruction: at each pixel, accumulators at `dst` gain a tile's products with the inputs at `src`.
+
+    window: first input digit that is read, and how many; (0, 0): all.
+    """
 
     instruction: int
     core: int
@@ -103,6 +106,7 @@ class Use:
     source: Value
     src: Geometry
     dst: Geometry
+    window: tuple[int, int] = (0, 0)
 
 
 @dataclass(eq=False)

@@ -261,8 +261,10 @@ class Brute:
             for group in groups:
                 on = {row for _, driven in schedule for row, g in driven.items() if g == group}
                 shifts = [int(self.s["tile_shift"][tile, row]) for row in on]
-                digits = math.ceil((self.program.act_bits + max(shifts) - min(shifts)) / target["dac_bits"])
-                for _ in range(digits):
+                digits = range(math.ceil((self.program.act_bits + max(shifts) - min(shifts)) / target["dac_bits"]))
+                for digit in digits:
+                    if o["digits"] and not o["first"] <= digit < o["first"] + o["digits"]:
+                        continue
                     reads[array] += 1
                     pixel["dac"] += len(on)
                     for _, driven in schedule:
@@ -279,9 +281,10 @@ class Brute:
         time = max(max(reads.values(), default=0) * read, *busy.values(), fetch, 1)
         job.durations = [max(n * time, self.clock) for n in job.sizes]
         job.latencies = [d + self.t["adc"] + self.t["shift_add"] + self.t["output"] for d in job.durations]
-        for array in reads:
+        arrays = {array for array, _, _ in self.schedules(tile)}
+        for array in arrays:
             job.demands["crossbar", array] = 1
-        if not reads:
+        if not arrays:
             job.demands["nothing", tile] = 1
         if adc["crossbars"] > 1:
             for bank, need in busy.items():

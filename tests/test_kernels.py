@@ -255,9 +255,12 @@ def test_pooling(steps: tuple[int, int]) -> None:
 # -- bit planes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mask", [-1, 0b0110_1100])
 @pytest.mark.parametrize(("dtype", "planes"), [(np.uint8, 8), (np.uint8, 12), (np.uint16, 20)])
-def test_packed_inputs(dtype: type, planes: int) -> None:
-    """Every bit of every (shifted) input is where the reads look for it; lanes without a pixel are empty."""
+def test_packed_inputs(dtype: type, planes: int, mask: int) -> None:
+    """Every bit of every (shifted) input is where the reads look for it; masked ones and lanes without a pixel are
+    empty.
+    """
     random = rng()
     rows, pixels = 83, 41
     flat = random.integers(0, np.iinfo(dtype).max, 3000).astype(dtype)
@@ -271,9 +274,9 @@ def test_packed_inputs(dtype: type, planes: int) -> None:
     runs = (np.diff(slot_from.reshape(-1, 8), axis=1) == 1).all(axis=1) & (slot_shift.reshape(-1, 8) == 0).all(axis=1)
     assert runs.any() and not runs.all()
     packed = np.full((planes * 2 + 3, kernels_adc.LANES), 99, np.uint64)
-    chunk = np.array([0, 2, planes, 3])
+    chunk = np.array([0, 2, planes, 3, mask])
     kernels_adc.pack_chunk(flat, origin, pixels, chunk, slot_from, slot_shift, np.array([64, rows - 64]), runs, packed)
-    levels = flat[origin[:pixels, None] + offsets].astype(np.int64) << shifts
+    levels = flat[origin[:pixels, None] + offsets].astype(np.int64) << shifts & mask
     for t in range(planes):
         for w in range(2):
             words = packed[3 + t * 2 + w]

@@ -94,7 +94,7 @@ def test_work_is_what_timing_counts_and_results_stay(seed: int, copies: str) -> 
     bank: dict[int, int] = {}
     for task in time_program(program).graph.tasks:
         if task.mnemonic == "mvm":
-            for b, conversions_of in costs.banks[task.tile]:
+            for b, conversions_of in costs.banks[task.use]:
                 bank[b] = bank.get(b, 0) + conversions_of * int(task.points.sum())
     assert max(bank.values()) == figures["objective"]
     for op in crossbar_layers(levelled):

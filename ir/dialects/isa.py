@@ -115,7 +115,7 @@ class InstructionOp(Operation):
         """The operands by name; SmecError at this operation for one that is missing or no integer."""
         numbers = {}
         for operand in self.instruction.operands:
-            value = self.attributes.get(operand.name)
+            value = self.attributes.get(operand.name, 0 if operand.optional else None)
             if type(value) is not int:
                 raise self.error(f"bad operand '{operand.name}'", expected="an integer", found=repr(value))
             numbers[operand.name] = value
@@ -132,7 +132,10 @@ class InstructionOp(Operation):
 
 def _declare(instruction: Instruction) -> type[InstructionOp]:
     """The operation class of one row of the table."""
-    members: dict[str, Any] = {operand.name: attr(int, doc=operand.doc) for operand in instruction.operands}
+    members: dict[str, Any] = {
+        operand.name: attr(int, default=0, doc=operand.doc) if operand.optional else attr(int, doc=operand.doc)
+        for operand in instruction.operands
+    }
     members |= {
         "name": f"isa.{instruction.mnemonic}",
         "instruction": instruction,
@@ -195,7 +198,7 @@ def to_ir(sections: Mapping[str, np.ndarray], metadata: Mapping[str, Any], file:
     for core, (first, count) in enumerate(sections["core_table"].tolist()):
         ops = [
             OPS[step.mnemonic].create(
-                attributes=dict(step.operands), location=Location(file, f"instruction {first + i}")
+                attributes=dict(step.written), location=Location(file, f"instruction {first + i}")
             )
             for i, step in enumerate(decode(sections["code"][first : first + count]))
         ]

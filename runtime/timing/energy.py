@@ -88,13 +88,13 @@ def _of_task(graph: TaskGraph, task: Task, moved: _Moved) -> Counter[str]:
     if task.mnemonic == "host":
         return Counter({"links": task.fetched, "buffer": task.fetched})
     if task.mnemonic == "mvm":
-        tiles, tile = graph.tiles, task.tile
-        reads = points * int(tiles.conversions[tile])
+        tiles, use = graph.tiles, task.use
+        reads = points * int(tiles.conversions[use])
         counts.update(dict.fromkeys(("sample_hold", "adc", "shift_add", "output_register"), reads))
-        counts.update(dict.fromkeys(("dac", "input_register"), points * int(tiles.drives[tile])))
+        counts.update(dict.fromkeys(("dac", "input_register"), points * int(tiles.drives[use])))
         counts.update(dict.fromkeys(("buffer", "bus"), points * task.fetched))
-        counts["crossbar"] = points * int(tiles.cells[tile])
-        counts["core_register"] = points * int(tiles.columns[tile])
+        counts["crossbar"] = points * int(tiles.cells[use])
+        counts["core_register"] = points * int(tiles.columns[use])
         return counts
     operands = task.operands
     streams = task.streams

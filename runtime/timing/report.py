@@ -150,10 +150,10 @@ class TimingReport:
             time = sum(task.durations)
             if task.mnemonic == "mvm":
                 points = int(task.points.sum())
-                for array, reads in graph.tiles.arrays[task.tile]:
+                for array, reads in graph.tiles.arrays[task.use]:
                     reading[array] += points * reads * machine.read
-                banks.update(bank for bank, _ in graph.tiles.banks[task.tile])
-                busy["adcs"] += points * int(graph.tiles.conversions[task.tile]) * machine.conversion
+                banks.update(bank for bank, _ in graph.tiles.banks[task.use])
+                busy["adcs"] += points * int(graph.tiles.conversions[task.use]) * machine.conversion
                 continue
             for index, _ in task.resources:
                 kind = graph.resources[index].kind

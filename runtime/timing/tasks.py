@@ -51,10 +51,11 @@ class Resource:
 class Task:
     """One instruction, or one of the program's inputs or outputs.
 
-    at: position in `code`, -1 for ports. layer, tile: -1 for none. points: of each chunk. durations: how long each
-    chunk holds the resources; latencies: from its start to when its results are there; lead: from when all that it
-    waits for is there to when it may start. All in fs. resources: (index, demand). waits: (task, for each chunk the
-    last chunk of that task that must be done, -1 for none). issued: when its unit takes it up, fs.
+    at: position in `code`, -1 for ports. layer, tile: -1 for none. use: of a `mvm`, its costs in `Tiles`.
+    points: of each chunk. durations: how long each chunk holds the resources; latencies: from its start to when its
+    results are there; lead: from when all that it waits for is there to when it may start. All in fs.
+    resources: (index, demand). waits: (task, for each chunk the last chunk of that task that must be done, -1 for
+    none). issued: when its unit takes it up, fs.
     fetched: bytes that a pixel of an `mvm` takes from the buffer, or that a host region moves. route: of a `send`.
     label: name of a port or region. operands: of the instruction. streams: its address generators, as (operand, index,
     whether a window is read at each point).
@@ -66,6 +67,7 @@ class Task:
     unit: str
     layer: int = -1
     tile: int = -1
+    use: int = -1
     points: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     durations: list[int] = field(default_factory=list)
     latencies: list[int] = field(default_factory=list)
@@ -267,12 +269,13 @@ class _Builder:
     def _product(self, task: Task, operands: dict[str, int], read_times: IntArray) -> None:
         """A pixel takes as long as the slowest of reads, conversions and the transfer of its inputs."""
         m, tile = self.machine, operands["tile"]
-        task.tile = tile
+        use = self.tiles.index(operands)
+        task.tile, task.use = tile, use
         key = task.core, operands["src"], self.row_keys[tile]
         if key not in self._fetched:  # tiles of one core with the same inputs take them off the bus together
             self._fetched.add(key)
             task.fetched = int(self.tiles.rows[tile]) * int(self.program.sizes.item_bytes[operands["src"]])
-        convert, fetch = int(self.tiles.converter_time[tile]), m.bytes_time(task.fetched, m.buffer_rate)
+        convert, fetch = int(self.tiles.converter_time[use]), m.bytes_time(task.fetched, m.buffer_rate)
         points = task.points
         times = np.maximum(np.maximum(read_times, points * convert), np.maximum(points * fetch, m.clock))
         task.durations = times.tolist()
@@ -280,7 +283,7 @@ class _Builder:
         task.resources = [(index, 1) for index in self.crossbars.get(tile, [])]
         pixel = max(int(read_times[0]) // int(points[0]), convert, fetch, 1)
         if m.adc_crossbars > 1:
-            for bank, conversions in self.tiles.banks[tile]:
+            for bank, conversions in self.tiles.banks[use]:
                 need = -(-conversions // m.adc_per_bank) * m.conversion
                 index = self._resource(("adc", bank), Resource("adc", task.core, RATE))
                 task.resources.append((index, max(1, need * RATE // pixel)))
@@ -432,7 +435,7 @@ class _Builder:
         sizes: Any = _ChunkSizes(
             points=np.append(points, size),
             item_bytes=np.full(n + 1, item),
-            reads=self.tiles.reads,
+            reads=lambda tile, _first, _digits: self.tiles.reads[np.full_like(tile, self.tiles.index(step.operands))],
             hardware=self.program.hardware,
         )
         cycles = np.asarray(step.instruction.cycles(columns, sizes), np.int64)

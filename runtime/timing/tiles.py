@@ -8,12 +8,14 @@ crossbars of a tile read at the same time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from smec.ir.isa_sections import IntArray, tile_of_crossbar
+from smec.ir.isa_table import by_instruction
 from smec.runtime.container import Program
 from smec.runtime.kernels import kernel
 from smec.runtime.timing.machine import Machine
@@ -24,14 +26,18 @@ _BATCH = 1 << 14
 
 @dataclass(frozen=True)
 class Tiles:
-    """Costs of one pixel, int64 [tiles] each, and where they fall.
+    """Costs of one pixel, int64 [uses] each, and where they fall.
+
+    A use is a tile with the input digits that are read: first all tiles with all digits, in their order, then those
+    that instructions read in part (`index`).
 
     reads: crossbar reads, one after the other: those of the busiest physical crossbar.
     conversions: of all columns, of each block's only in reads that drive some of its rows. drives: digits put on rows,
     counted once for blocks that are read together.
     cells: cells read (driven rows times used columns, over all blocks). rows, columns: used ones.
     converter_time: fs that the busiest bank of converters takes.
-    arrays: for each tile its physical crossbars, as (index, reads). banks: likewise (bank, conversions).
+    arrays: for each use its physical crossbars, as (index, reads). banks: likewise (bank, conversions).
+    parts: the uses of some digits by (tile, first digit, digits).
     """
 
     reads: IntArray
@@ -43,55 +49,106 @@ class Tiles:
     converter_time: IntArray
     arrays: list[list[tuple[int, int]]]
     banks: list[list[tuple[int, int]]]
+    parts: dict[tuple[int, int, int], int]
+
+    def index(self, operands: Mapping[str, int]) -> int:
+        """The use that a `mvm` with these operands makes."""
+        tile, digits = operands["tile"], operands["digits"]
+        return self.parts[tile, operands["first"], digits] if digits else tile
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The blocks of each use, int64 [entries] each: use, block, first digit and digits (0: all), and the entry whose
+    reads it shares.
+    """
+
+    use: IntArray
+    block: IntArray
+    first: IntArray
+    digits: IntArray
+    leader: IntArray
+
+    def read(self, reads: IntArray, part: slice) -> IntArray:
+        """Reads of the row groups of some entries, where all digits take `reads`, int64 [entries of part, groups]."""
+        first, digits = self.first[part, None], self.digits[part, None]
+        return np.where(digits > 0, np.clip(reads - first, 0, digits), reads)
 
 
 def tile_costs(program: Program, machine: Machine) -> Tiles:
     """The costs of every tile of a program."""
     s = program.sections
-    count = len(s["tile_xbars"])
     blocks = len(s["xbar_phys"])
     tile = tile_of_crossbar(np.asarray(s["tile_xbars"]), blocks)
-    columns = np.count_nonzero(np.asarray(s["tile_cols"]) >= 0, axis=1).astype(np.int64)
-    rows = np.count_nonzero(np.asarray(s["tile_rows"]) >= 0, axis=1).astype(np.int64)
     phys = np.asarray(s["xbar_phys"]).astype(np.int64)
     place = np.asarray(s["xbar_place"]).astype(np.int64)
     group = np.array(s["xbar_group"])
     leader = _share_reads(program, tile, phys, group)
-    leads = np.flatnonzero(leader == np.arange(blocks))
-    own_reads, own_drives, block_reads, block_cells = _block_costs(program, tile, group, leader, machine.dac_bits)
+    uses, entries = _entries(program, leader)
+    count = len(uses)
+    columns = np.count_nonzero(np.asarray(s["tile_cols"]) >= 0, axis=1).astype(np.int64)[uses[:, 0]]
+    rows = np.count_nonzero(np.asarray(s["tile_rows"]) >= 0, axis=1).astype(np.int64)[uses[:, 0]]
+    leads = np.flatnonzero(entries.leader == np.arange(len(entries.block)))
+    own_reads, own_drives, block_reads, block_cells = _block_costs(program, tile, group, entries, machine.dac_bits)
 
-    # One entry for each physical crossbar of each tile.
-    key = tile * (int(phys.max(initial=0)) + 1) + phys
-    entries, at, entry = np.unique(key, return_index=True, return_inverse=True)
+    # One entry for each physical crossbar of each use.
+    key = entries.use * (int(phys.max(initial=0)) + 1) + phys[entries.block]
+    known, at, entry = np.unique(key, return_index=True, return_inverse=True)
     entry = entry.reshape(-1)
-    array_tile, array_phys = tile[at], phys[at]
-    array_reads = _sums(entry[leads], own_reads[leads], len(entries))
-    array_drives = _sums(entry[leads], own_drives[leads], len(entries))
-    array_conversions = _sums(entry, block_reads * columns[tile], len(entries))
-    bank = place[at, 0] * machine.crossbars_per_core + place[at, 1] // machine.adc_crossbars
+    array_use, array_block = entries.use[at], entries.block[at]
+    array_reads = _sums(entry[leads], own_reads[leads], len(known))
+    array_drives = _sums(entry[leads], own_drives[leads], len(known))
+    array_conversions = _sums(entry, block_reads * columns[entries.use], len(known))
+    bank = place[array_block, 0] * machine.crossbars_per_core + place[array_block, 1] // machine.adc_crossbars
 
     reads = np.zeros(count, np.int64)
-    np.maximum.at(reads, array_tile, array_reads)
+    np.maximum.at(reads, array_use, array_reads)
     arrays: list[list[tuple[int, int]]] = [[] for _ in range(count)]
     load: list[dict[int, int]] = [{} for _ in range(count)]
     columns_of = zip(
-        array_tile.tolist(), array_phys.tolist(), array_reads.tolist(), bank.tolist(), array_conversions.tolist()
+        array_use.tolist(), phys[array_block].tolist(), array_reads.tolist(), bank.tolist(), array_conversions.tolist()
     )
-    for t, q, n, b, c in columns_of:
-        arrays[t].append((q, n))
-        load[t][b] = load[t].get(b, 0) + c
+    for u, q, n, b, c in columns_of:
+        arrays[u].append((q, n))
+        if c:
+            load[u][b] = load[u].get(b, 0) + c
     busiest = np.array([max(banks.values(), default=0) for banks in load], np.int64).reshape(count)
+    whole = len(s["tile_xbars"])
     return Tiles(
         reads=reads,
-        conversions=_sums(array_tile, array_conversions, count),
-        drives=_sums(array_tile, array_drives, count),
-        cells=_sums(tile, block_cells * columns[tile], count),
+        conversions=_sums(array_use, array_conversions, count),
+        drives=_sums(array_use, array_drives, count),
+        cells=_sums(entries.use, block_cells * columns[entries.use], count),
         rows=rows,
         columns=columns,
         converter_time=-(-busiest // machine.adc_per_bank) * machine.conversion,
         arrays=arrays,
         banks=[list(banks.items()) for banks in load],
+        parts={(t, first, digits): whole + i for i, (t, first, digits) in enumerate(uses[whole:].tolist())},
     )
+
+
+def _entries(program: Program, leader: IntArray) -> tuple[IntArray, _Entries]:
+    """The uses of a program, int64 [uses, 3] (tile, first digit, digits), and their blocks.
+
+    Args:
+        leader: int64 [blocks], the block whose reads each block shares.
+    """
+    tiles = np.asarray(program.sections["tile_xbars"])
+    whole = np.zeros((len(tiles), 3), np.int64)
+    whole[:, 0] = np.arange(len(tiles))
+    parts = np.zeros((0, 3), np.int64)
+    for instruction, _, operands in by_instruction(program.sections["code"]):
+        if instruction.mnemonic == "mvm":
+            some = np.stack([operands[name] for name in ("tile", "first", "digits")], axis=1)
+            parts = np.unique(some[some[:, 2] > 0], axis=0)
+    uses = np.concatenate([whole, parts])
+    count = tiles[uses[:, 0], 1]
+    use = np.repeat(np.arange(len(uses)), count)
+    start = np.cumsum(count) - count
+    block = np.arange(len(use)) + (tiles[uses[:, 0], 0] - start)[use]
+    own = np.arange(len(use)) + leader[block] - block
+    return uses, _Entries(use, block, uses[use, 1], uses[use, 2], own)
 
 
 def _sums(index: IntArray, values: IntArray, size: int) -> IntArray:
@@ -177,9 +234,9 @@ def share_reads(
 
 
 def _block_costs(
-    program: Program, tile: IntArray, group: npt.NDArray[np.int16], leader: IntArray, dac_bits: int
+    program: Program, tile: IntArray, group: npt.NDArray[np.int16], entries: _Entries, dac_bits: int
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Costs of each block for one pixel, int64 [blocks] each.
+    """Costs of each entry's block for one pixel, int64 [entries] each.
 
     A group of rows takes ceil((A + kmax - kmin) / d) reads, k being its row shifts.
 
@@ -187,30 +244,33 @@ def _block_costs(
         Of a leader's reads: (their number, rows driven summed over them). Of a block's own part in them: (reads that
         drive some of its rows, its driven rows summed over them).
     """
-    blocks, width = len(tile), int(group.max(initial=-1)) + 1
+    count, width = len(entries.block), int(group.max(initial=-1)) + 1
     shifts, own = np.asarray(program.sections["tile_shift"]), np.asarray(program.sections["xbar_group"])
-    cycles = np.zeros((blocks, max(width, 1)), np.int64)
-    drives = np.zeros(blocks, np.int64)
-    for first in range(0, blocks, _BATCH):
-        part = slice(first, min(blocks, first + _BATCH))
+    cycles = np.zeros((count, max(width, 1)), np.int64)
+    drives = np.zeros(count, np.int64)
+    for first in range(0, count, _BATCH):
+        part = slice(first, min(count, first + _BATCH))
         n = part.stop - part.start
-        block, row = np.nonzero(group[part] >= 0)
-        key = block * cycles.shape[1] + group[part][block, row]
-        shift = shifts[tile[part][block], row].astype(np.int64)
+        driven = group[entries.block[part]]
+        block, row = np.nonzero(driven >= 0)
+        key = block * cycles.shape[1] + driven[block, row]
+        shift = shifts[tile[entries.block[part]][block], row].astype(np.int64)
         low, high = (np.full(n * cycles.shape[1], level, np.int64) for level in (255, -1))
         np.minimum.at(low, key, shift)
         np.maximum.at(high, key, shift)
-        reads = np.where(high >= 0, -(-(program.act_bits + high - low) // dac_bits), 0)
-        cycles[part] = reads.reshape(n, -1)
-        drives[part] = (reads * np.bincount(key, minlength=len(reads))).reshape(n, -1).sum(axis=1)
-    own_reads, own_cells = np.zeros(blocks, np.int64), np.zeros(blocks, np.int64)
-    for first in range(0, blocks, _BATCH):
-        part = slice(first, min(blocks, first + _BATCH))
-        n = part.stop - part.start
-        block, row = np.nonzero(own[part] >= 0)
-        key = block * cycles.shape[1] + own[part][block, row]
+        reads = np.where(high >= 0, -(-(program.act_bits + high - low) // dac_bits), 0).reshape(n, -1)
+        cycles[part] = entries.read(reads, part)
         rows = np.bincount(key, minlength=n * cycles.shape[1]).reshape(n, -1)
-        reads = cycles[leader[part]]
+        drives[part] = (cycles[part] * rows).sum(axis=1)
+    own_reads, own_cells = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    for first in range(0, count, _BATCH):
+        part = slice(first, min(count, first + _BATCH))
+        n = part.stop - part.start
+        driven = own[entries.block[part]]
+        block, row = np.nonzero(driven >= 0)
+        key = block * cycles.shape[1] + driven[block, row]
+        rows = np.bincount(key, minlength=n * cycles.shape[1]).reshape(n, -1)
+        reads = cycles[entries.leader[part]]
         own_reads[part] = (reads * (rows > 0)).sum(axis=1)
         own_cells[part] = (reads * rows).sum(axis=1)
     return cycles.sum(axis=1), drives, own_reads, own_cells

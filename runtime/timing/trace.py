@@ -169,7 +169,7 @@ def _product_stages(graph: TaskGraph, schedule: Schedule, index: int, pid: int) 
         ]
         yield from _stages(spans, 0, free, pid, chunk)
         if chunk == 0:
-            reads = max((n for _, n in graph.tiles.arrays[task.tile]), default=0)
+            reads = max((n for _, n in graph.tiles.arrays[task.use]), default=0)
             for read in range(min(reads, _MOST_READS)):
                 at = start + read * m.read
                 yield _slice(f"read {read + 1}", pid, 1, at, min(at + m.read, end), read=read + 1, of=reads)

@@ -257,7 +257,7 @@ class Assembler:
                 raise _at(token, f"wrong value for operand '{name}'", expected=expected, found=token.text)
             values[name] = self.index_of(token) if wants else int(token.text)
             tokens[name] = token
-        missing = [name for name in kinds if name not in values]
+        missing = [o.name for o in row.operands if o.name not in values and not o.optional]
         if missing:
             raise _at(item.mnemonic, f"'{mnemonic}' lacks its operand '{missing[0]}'", expected=", ".join(kinds))
         try:

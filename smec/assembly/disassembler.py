@@ -137,10 +137,9 @@ class _Disassembler:
 
     def _instruction(self, step: Decoded) -> str:
         parts = []
-        for operand in step.instruction.operands:
-            value = step.operands[operand.name]
-            text = self.generators[value] if operand.kind in ("agu", "window") else str(value)
-            parts.append(f"{operand.name}={text}")
+        kinds = {operand.name: operand.kind for operand in step.instruction.operands}
+        for name, value in step.written.items():
+            parts.append(f"{name}={self.generators[value] if kinds[name] in ('agu', 'window') else value}")
         return f"{step.mnemonic} {', '.join(parts)}".rstrip()
 
     def _line(self, text: str, note: str) -> None:
