@@ -3,11 +3,14 @@
     python benchmarks/grouping.py                       # three topologies, 6 and 5 ADC bits, squeezed and not
     python benchmarks/grouping.py resnet50 --adc-bits 5 --json -
     python benchmarks/grouping.py --sizes               # where CP-SAT pays: small random crossbars
+    python benchmarks/grouping.py --copies              # replication: its gap above the continuous bound
 
 Networks are those of `topologies.py` (or ONNX files), at 8-bit weights and activations on the preset `sme`, whose ADC
 a user's TOML file overrides. Reads are those of all physical crossbars for one input vector. `fixed` are consecutive
 groups of the largest number of rows that no input can overflow, 2^B - 1 for one-bit cells. Every group is checked with
 its worst input.
+
+`--copies` has the preset's own ADC. Budgets are the whole chips that one copy needs, and 2 and 10 times its crossbars.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from smec.passes.mapping.grouping import Reader, group_rows
 from smec.passes.mapping.layers import crossbar_layers
 from smec.passes.mapping.row_improve import Effort
 from smec.passes.mapping.slicing import unpack_cells
+from smec.passes.replicate import Replicate
 
 SCHEMA = "smec-grouping-1"
 
@@ -81,6 +85,34 @@ def measure(module: ModuleOp, adc_bits: int, folder: Path) -> dict[str, Any]:
         "seconds": seconds,
         **report["effort"],
     }
+
+
+def copies(module: ModuleOp) -> list[dict[str, Any]]:
+    """Reads of the busiest copy that `replicate` reaches at three budgets; `gap` is above the continuous bound."""
+    context = PassContext(target=targets.load("sme"))
+    GroupRows().run(module, context)
+    rows: list[dict[str, Any]] = []
+    budget = None
+    for name, times in (("whole chips", 0), ("2 x one copy", 2), ("10 x one copy", 10)):
+        if times:
+            budget = times * context.report["replicate"]["crossbars_once"]
+        started = time.perf_counter()
+        Replicate(crossbars=budget).run(module, context)
+        report = context.report["replicate"]
+        rows.append(
+            {
+                "budget": name,
+                "crossbars": report["budget"],
+                "taken": report["crossbars"],
+                "reads": report["cycles"],
+                "bound": report["bound"],
+                "continuous": report["continuous_bound"],
+                "gap": report["continuous_gap"],
+                "shared_pixels": report["shared_pixels"],
+                "seconds": time.perf_counter() - started,
+            }
+        )
+    return rows
 
 
 def sizes(limit: float, seed: int = 0) -> list[dict[str, Any]]:
@@ -138,6 +170,7 @@ def main() -> None:
     parser.add_argument("--adc-bits", type=int, action="append", help="may be repeated; default 6 and 5")
     parser.add_argument("--squeeze", type=int, action="append", help="squeeze depth, may be repeated; default 0 and 4")
     parser.add_argument("--sizes", action="store_true", help="measure CP-SAT on random crossbars by their size instead")
+    parser.add_argument("--copies", action="store_true", help="measure replication instead, without squeeze by default")
     parser.add_argument("--limit", type=float, default=0.2, help="CP-SAT's deterministic time for --sizes")
     parser.add_argument("--json", metavar="FILE", help="write the figures there; - is standard output")
     arguments = parser.parse_args()
@@ -145,6 +178,15 @@ def main() -> None:
     if arguments.sizes:
         rows = sizes(arguments.limit)
         title = "CP-SAT on random crossbars that local search leaves above the bound, by rows times groups (at most)"
+    elif arguments.copies:
+        title = (
+            "replication, 1-bit cells, 8-bit weights and activations, 8-bit ADC; reads of the busiest copy for an image"
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            for name in arguments.networks or TOPOLOGIES:
+                for squeeze in arguments.squeeze or (0,):
+                    head = {"network": Path(name).stem, "squeeze": squeeze}
+                    rows += [{**head, **row} for row in copies(sliced(name, squeeze, Path(folder)))]
     else:
         title = "row grouping, 1-bit cells, 8-bit weights and activations; reads of one input vector, all crossbars"
         with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ class Emit(Pass):
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         graph, target = module.graph, context.target
         tables = CrossbarTables(target.rows, target.columns, target.cell_bits)
-        lowering = Lowering(graph, tables)
+        lowering = Lowering(graph, tables, context.act_bits, target.dac_bits)
         lowering.run()
         sections = {**lowering.builder.sections(), **tables.sections()}
         host = []

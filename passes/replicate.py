@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
@@ -14,7 +16,7 @@ from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware
 from smec.passes.mapping.placement import side_by_side
 from smec.passes.mapping.replication import Layer, replicate
 from smec.passes.mapping.solver import gap
-from smec.passes.mapping.workload import reads_of_units
+from smec.passes.mapping.workload import digits_of_units
 
 
 @register_pass
@@ -22,9 +24,9 @@ from smec.passes.mapping.workload import reads_of_units
 class Replicate(Pass):
     """Give the slowest layers more copies of their crossbars, so that the slowest copy takes the fewest reads.
 
-    Copies of a layer compute disjoint pixels, so results stay the same. The numbers of copies are optimal for the
-    budget if no two tiles share a physical crossbar; what `assign-cores` saves by sharing comes on top. The bound is
-    for real numbers of copies that take whole pixels.
+    Copies of a layer read different pixels, or different digits of the inputs of a pixel that they share, so results
+    stay the same. The numbers of copies are optimal for the budget if no two tiles share a physical crossbar; what
+    `assign-cores` saves by sharing comes on top. The bound is for real numbers of copies that take whole reads.
     """
 
     name = "replicate"
@@ -34,6 +36,8 @@ class Replicate(Pass):
     crossbars: int | None = field(
         default=None, metadata={"doc": "budget of physical crossbars; none: whole chips, as many as one copy needs"}
     )
+
+    digits: bool = field(default=True, metadata={"doc": "copies may share the input digits of a pixel"})
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         target = hardware(context, self.name)
@@ -45,6 +49,8 @@ class Replicate(Pass):
                     hint="put replicate before assign-cores",
                 )
         layers = [_layer(op, context.act_bits, target.dac_bits, target.columns) for op in ops]
+        if not self.digits:
+            layers = [layer.undivided() for layer in layers]
         least = sum(layer.cost for layer in layers)
         chip = context.target.chip.cores * target.crossbars_per_core
         budget = self.crossbars if self.crossbars is not None else -(-max(least, 1) // chip) * chip
@@ -54,9 +60,16 @@ class Replicate(Pass):
             )
         result = replicate(layers, budget)
         changed = False
-        for op, copies in zip(ops, result.copies, strict=True):
-            changed |= op.copies != copies
+        shared = 0
+        for op, layer, copies, cuts in zip(ops, layers, result.copies, result.cuts, strict=True):
+            changed |= op.copies != copies or op.cuts != tuple(cuts)
             op.attributes["copies"] = copies
+            for name, value in (("cuts", tuple(cuts)), ("pixel_digits", layer.pixel_digits)):
+                if cuts:
+                    op.attributes[name] = value
+                else:
+                    op.attributes.pop(name, None)
+            shared += _shared(layer, cuts)
         context.report[self.name] = {
             "budget": budget,
             "crossbars": result.crossbars,
@@ -66,6 +79,8 @@ class Replicate(Pass):
             "bound": result.bound,
             "continuous_bound": result.continuous,
             "gap": gap(result.cycles, result.bound),
+            "continuous_gap": gap(result.cycles, result.continuous),
+            "shared_pixels": shared,
             "layers": [_figures(op, layer) for op, layer in zip(ops, layers, strict=True)],
         }
         return changed
@@ -80,11 +95,19 @@ def _layer(op: MvmOp, act_bits: int, dac_bits: int, columns: int) -> Layer:
     tile = array(op, "xbar_tile", "slice-bits")
     units = side_by_side(tile, extent(op.cols.array), columns, beside=True)
     groups = array(op, "row_group", "group-rows")
-    reads, _ = reads_of_units(groups, op.shifts.array[tile], units.unit, act_bits, dac_bits)
-    cost = int(units.slots.sum())
+    reads, _ = digits_of_units(groups, op.shifts.array[tile], units.unit, act_bits, dac_bits)
     *outer, rows, columns_of_pixels = (1, 1, *op.pixel_shape())
-    return Layer(rows * columns_of_pixels, int(reads.max(initial=0)) * prod(outer), cost)
+    # read t of each row group drives digit t
+    at_digit = (reads[:, :, None] > np.arange(reads.max(initial=0))).sum(axis=1) * prod(outer)
+    digits = tuple(tuple(unit) for unit in np.unique(at_digit, axis=0).tolist())
+    return Layer(rows * columns_of_pixels, digits, int(units.slots.sum()))
+
+
+def _shared(layer: Layer, cuts: list[int]) -> int:
+    """Pixels of which several copies read some digits each."""
+    return len({cut // layer.pixel_digits for cut in cuts if cut % layer.pixel_digits})
 
 
 def _figures(op: MvmOp, layer: Layer) -> dict[str, Any]:
-    return {"name": op.label, "copies": op.copies, "cycles_once": layer.cycles, "crossbars_once": layer.cost}
+    figures = {"name": op.label, "copies": op.copies, "cycles_once": layer.cycles, "crossbars_once": layer.cost}
+    return figures | {"shared_pixels": _shared(layer, list(op.cuts))}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,47 +17,105 @@ from smec.ir.dialects import quant
 from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
 from smec.ir.isa_machine import run_machine
-from smec.passes.mapping.replication import Box, Layer, continuous_bound, lower_bound, replicate, row_by_row, shares
+from smec.passes.mapping.replication import Layer, continuous_bound, lower_bound, replicate
 from smec.runtime.simulator import Simulator
 from smec.runtime.timing import time_program
 from smec.verification import verify
 
 PIPELINE = "tile,slice-bits,group-rows,{}assign-cores,emit"
 
-LAYERS = st.lists(st.builds(Layer, st.integers(1, 12), st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4)
+
+@st.composite
+def small_layers(draw: st.DrawFn) -> Layer:
+    """Up to five pixels, and one or two units whose row groups read up to four digits each."""
+    most = draw(st.integers(0, 4))
+    digits = []
+    for _ in range(draw(st.integers(1, 2))):
+        groups = draw(st.lists(st.integers(0, most), min_size=1, max_size=3))
+        digits.append(tuple(sum(n > t for n in groups) for t in range(most)))
+    return Layer(draw(st.integers(1, 5)), tuple(digits), draw(st.integers(1, 5)))
+
+
+def reads_between(layer: Layer, start: int, stop: int) -> int:
+    """Reads of a stretch, digit by digit."""
+    most = len(layer.digits[0])
+    return max(sum(unit[at % most] for at in range(start, stop)) for unit in layer.digits)
+
+
+def least_reads(layer: Layer) -> list[int]:
+    """The least reads of the busiest of 1, 2 ... copies that share out the stretch, over all ways to cut it."""
+    length = layer.pixels * len(layer.digits[0])
+    best = [reads_between(layer, 0, stop) for stop in range(length + 1)]
+    found = [best[length]]
+    for _ in range(1, length):
+        best = [
+            min((max(best[cut], reads_between(layer, cut, stop)) for cut in range(stop)), default=0)
+            for stop in range(length + 1)
+        ]
+        found.append(best[length])
+    return found
+
+
+LAYERS = st.lists(small_layers(), min_size=1, max_size=3)
 
 
 @given(LAYERS, st.integers(0, 40))
 def test_copies_are_optimal_and_above_the_bound(layers: list[Layer], spare: int) -> None:
     budget = sum(layer.cost for layer in layers) + spare
     found = replicate(layers, budget)
-
-    def busiest(copies: tuple[int, ...]) -> int:
-        return max(-(-layer.pixels // n) * layer.reads for layer, n in zip(layers, copies, strict=True))
+    reads = [least_reads(layer) for layer in layers]
 
     def cost(copies: tuple[int, ...]) -> int:
         return sum(n * layer.cost for layer, n in zip(layers, copies, strict=True))
 
     affordable = [
-        copies
-        for copies in itertools.product(*(range(1, layer.pixels + 1) for layer in layers))
+        max(of[n - 1] for of, n in zip(reads, copies, strict=True))
+        for copies in itertools.product(*(range(1, len(of) + 1) for of in reads))
         if cost(copies) <= budget
     ]
-    assert found.cycles == min(busiest(copies) for copies in affordable) == busiest(tuple(found.copies))
+    assert found.cycles == min(affordable)
     assert found.crossbars == cost(tuple(found.copies)) <= budget
     assert found.continuous - 1e-9 <= found.bound <= found.cycles
 
 
+@given(small_layers(), st.data())
+def test_cuts_keep_within_the_limit_and_share_few_pixels(layer: Layer, data: st.DataObject) -> None:
+    limit = data.draw(st.integers(max(layer.least, 1), max(layer.cycles, 1)))
+    copies = layer.copies_for(limit)
+    cuts, most = layer.cuts(copies, limit), layer.pixel_digits
+    if not cuts:
+        assert copies <= layer.pixels and -(-layer.pixels // copies) * layer.reads <= limit
+        return
+    ends = [0, *cuts, layer.length]
+    assert len(cuts) == copies - 1
+    assert all(a < b and reads_between(layer, a, b) <= limit for a, b in itertools.pairwise(ends))
+    # a cut within a pixel has no whole pixel to go to, from the cut before and with the copies that are left
+    for i, cut in enumerate(cuts, 1):
+        for whole in range(0, layer.length + 1, most) if cut % most else ():
+            rest = Layer(layer.pixels - whole // most, layer.digits, 1)
+            behind = rest.copies_for(limit) if rest.pixels else 0
+            assert (
+                reads_between(layer, ends[i - 1], max(whole, ends[i - 1])) > limit
+                or behind > copies - i
+                or (whole <= ends[i - 1])
+            )
+
+
 def test_bounds_of_real_copies() -> None:
     # 1200 and 300 reads, one crossbar each: 4 crossbars are best shared 3.2 to 0.8, so the second layer keeps one
-    layers = [Layer(100, 12, 1), Layer(100, 3, 1)]
+    layers = [Layer(100, ((12,),), 1), Layer(100, ((3,),), 1)]
     assert continuous_bound(layers, 4) == pytest.approx(400)
     assert continuous_bound(layers, 10) == pytest.approx(150)
-    assert continuous_bound(layers, 10**6) == lower_bound(layers, 10**6) == 12  # one pixel each
-    # Four crossbars: 33 pixels, 396 reads, would take 3.03 copies beside the second layer's one, so 34 pixels. Ten: 12
-    # pixels, 144 reads, would take 8.33 copies, and 48 pixels of the second layer 2.08: more than ten.
+    assert continuous_bound(layers, 10**6) == lower_bound(layers, 10**6) == 12  # one digit each
+    # Inputs of one digit. Four crossbars: 33 pixels, 396 reads, would take 3.03 copies beside the second layer's one,
+    # so 34 pixels. Ten: 12 pixels, 144 reads, would take 8.33 copies, and 48 pixels of the second layer 2.08: more.
     assert lower_bound(layers, 4) == 408
     assert lower_bound(layers, 10) == 156
+    # Inputs of several digits may stop at any read.
+    layers = [Layer(100, ((1,) * 12,), 1), Layer(100, ((1,) * 3,), 1)]
+    assert lower_bound(layers, 4) == 400 and replicate(layers, 4).cycles == 400
+    assert lower_bound(layers, 10) == 150 and replicate(layers, 10).cycles == 150
+    assert replicate(layers, 10).cuts == [[150 * i for i in range(1, 8)], []]
     assert replicate([], 5).cycles == 0
 
 
@@ -66,7 +123,7 @@ def test_within_five_percent_of_the_bound_on_resnet50() -> None:
     layers = resnet50()
     once = sum(layer.cost for layer in layers)
     found = replicate(layers, -(-once // (168 * 96)) * 168 * 96)  # the whole chips that one copy needs
-    assert found.cycles / found.bound < 1.05
+    assert found.cycles / found.continuous < 1.05
     assert max(layer.cycles for layer in layers) > 40 * found.cycles
 
 
@@ -75,7 +132,7 @@ def resnet50() -> list[Layer]:
 
     def layer(size: int, k: int, m: int) -> Layer:
         abreast = max(1, 128 // min(m, 128))
-        return Layer(size * size, 8, -(-k // 128) * -(-m // 128) * -(-16 // abreast))
+        return Layer(size * size, ((1,) * 8,), -(-k // 128) * -(-m // 128) * -(-16 // abreast))
 
     out = [layer(112, 147, 64)]
     inputs = 64
@@ -86,43 +143,7 @@ def resnet50() -> list[Layer]:
             if block == 0:
                 out.append(layer(size, inputs, 4 * width))
             inputs = 4 * width
-    return [*out, Layer(1, 8, 16 * 16 * 8)]
-
-
-@given(st.lists(st.integers(1, 7), min_size=0, max_size=3), st.data())
-def test_shares_are_disjoint_complete_and_even(shape: list[int], data: st.DataObject) -> None:
-    extents = tuple(shape)
-    most = int(np.prod(shape[-2:], dtype=int))
-    copies = data.draw(st.integers(1, most))
-    parts = shares(extents, copies)
-    seen = Counter(pixel for boxes in parts for box in boxes for pixel in pixels(box))
-    assert seen == Counter(itertools.product(*(range(n) for n in extents)))
-    outer = int(np.prod(shape[:-2], dtype=int))
-    assert max(sum(box.pixels for box in boxes) for boxes in parts) == outer * -(-most // copies)
-    assert len(parts) == copies and max(len(boxes) for boxes in parts) <= 3
-
-
-@given(st.integers(1, 7), st.integers(1, 7), st.data())
-def test_sums_of_a_copy_travel_row_by_row(rows: int, columns: int, data: st.DataObject) -> None:
-    copies = data.draw(st.integers(1, rows * columns))
-    for boxes in shares((2, rows, columns), copies):
-        (outer, height, width), starts = row_by_row(boxes)
-        assert outer == 2 and height <= rows
-        assert height * width < sum(box.pixels for box in boxes) // outer + rows  # little is wasted
-        taken: dict[tuple[int, int], int] = {}
-        for start, box in zip(starts, boxes, strict=True):
-            for y, x in itertools.product(range(box.shape[1]), range(box.shape[2])):
-                at = start[1] + y, start[2] + x
-                assert at[0] < height and at[1] < width and at not in taken
-                taken[at] = box.first[1] + y
-        # element (y, x) of the array holds a pixel of the layer's row y, counted from the copy's first one
-        top = min(box.first[1] for box in boxes)
-        assert all(row - top == y for (y, _), row in taken.items())
-
-
-def pixels(box: Box) -> list[tuple[int, ...]]:
-    axes = [range(f, f + n * s, s) for f, n, s in zip(box.first, box.shape, box.step, strict=True)]
-    return list(itertools.product(*axes))
+    return [*out, Layer(1, ((1,) * 8,), 16 * 16 * 8)]
 
 
 @settings(max_examples=20)

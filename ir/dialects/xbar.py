@@ -30,7 +30,8 @@ class MvmOp(WeightedOp):
     * after `squeeze-out`: squeeze_error
     * after `slice-bits`: planes, blocks_empty, xbar_tile, xbar_weight, cells, and block_signs of polarized layers
     * after `group-rows`: row_group
-    * after `replicate`: copies, n of all tiles, which share out the pixels (`smec.passes.mapping.replication.shares`)
+    * after `replicate`: copies, n of all tiles, which share out the pixels, and if they share some pixels' digits, too,
+      cuts and pixel_digits (`smec.passes.mapping.shares`)
     * after `assign-cores`: xbar_core, xbar_slot, xbar_row0, xbar_col0, copy after copy
     """
 
@@ -54,6 +55,12 @@ class MvmOp(WeightedOp):
     )
     row_group = attr(Handle, default=None, doc="int16 [X, R]: group of the row in its crossbar, -1 not driven")
     copies = attr(int, default=1, doc="n: how many times the tiles are there")
+    cuts = tuple_attr(
+        int,
+        default=(),
+        doc="n - 1 positions in the stretch of (pixel, input digit) pairs, where one copy ends; none: whole pixels",
+    )
+    pixel_digits = attr(int, default=0, doc="input digits of a pixel, where there are cuts")
     xbar_core = attr(Handle, default=None, doc="int32 [n X]")
     xbar_slot = attr(Handle, default=None, doc="int32 [n X]: physical crossbar within the core")
     xbar_row0 = attr(Handle, default=None, doc="int32 [n X]: first row in the physical crossbar")

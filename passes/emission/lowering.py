@@ -13,7 +13,7 @@ Conventions:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,36 +24,21 @@ from smec.ir.dialects.builtin import GraphOp, HostOp
 from smec.ir.isa_sections import dtype_code
 from smec.passes.emission.builder import ACC, ACT, DTYPE_CODE, HOST, Builder
 from smec.passes.emission.crossbars import CrossbarTables
+from smec.passes.emission.halo import NO_HALO, Halo, reader_halo
 from smec.passes.emission.layout import Layout, Scattered, row_major
-from smec.passes.mapping.replication import Box, row_by_row, shares
+from smec.passes.mapping.shares import Box, Piece, row_by_row, shares_of
+from smec.passes.mapping.workload import digits_of_tiles
 
-Halo = tuple[int, int, int, int]
-NO_HALO: Halo = (0, 0, 0, 0)
 #: Core of graph inputs and host regions.
 HOST_CORE = 0
-
-
-def window_halo(
-    extent: Sequence[int],
-    out: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    pads: Sequence[int],
-) -> Halo:
-    """Border that windows really touch: what lies before, and how far the last window reaches behind."""
-    reach = [
-        max(0, (o - 1) * s + (k - 1) * d + 1 - n - p)
-        for n, o, k, s, d, p in zip(extent, out, kernel, strides, dilations, pads[:2], strict=True)
-    ]
-    return (pads[0], pads[1], reach[0], reach[1])
 
 
 class Lowering:
     """Emits one graph. `run` returns nothing; read `builder`, `tables`, `layers`, `regions`, `inputs`, `outputs`."""
 
-    def __init__(self, graph: GraphOp, tables: CrossbarTables) -> None:
+    def __init__(self, graph: GraphOp, tables: CrossbarTables, act_bits: int, dac_bits: int) -> None:
         self.graph = graph
+        self.act_bits, self.dac_bits = act_bits, dac_bits
         self.builder = Builder()
         self.tables = tables
         self.places: dict[Value, Layout | Scattered] = {}
@@ -183,7 +168,7 @@ class Lowering:
         weights = op.integers().reshape(op.weight.shape[0], -1)
         wide = quant.accumulator_bound(weights if op.doubled is None else op.absolute_sums(), q) >= 2**31
         dtype = DTYPE_CODE["i64" if wide else "i32"]
-        copies, boxes = self._tile_cores(op), shares(tuple(pixels), op.copies)
+        copies, shares, digits = self._tile_cores(op), shares_of(op), self._tile_digits(op)
         remote: list[tuple[Layout, Layout]] = []
         outputs = weights.shape[0]
         home = next((core for tile_core in copies for core in tile_core.tolist() if core >= 0), self.core_of(op.x))
@@ -197,20 +182,25 @@ class Lowering:
             col_base = np.array([span[c][0] if c >= 0 else 0 for c in tile_core.tolist()], np.int64)
             index = self.tables.add_copy(op, copy, k_offset, col_base)
             for core in cores:
+                boxes = [piece.box for piece in shares[copy]]
                 parts = [total.slice((*x.first, span[core][0]), (*x.step, 1), (*x.shape, span[core][1] - span[core][0]))
-                         for x in boxes[copy]]  # fmt: skip
+                         for x in boxes]  # fmt: skip
                 accs = parts
                 if core != home:
-                    accs = self._partial_sums(core, boxes[copy], span[core][1] - span[core][0], dtype)
+                    accs = self._partial_sums(core, boxes, span[core][1] - span[core][0], dtype)
                     remote += zip(accs, parts, strict=True)
                 place = b.on_core(source, core)
-                for box, acc in zip(boxes[copy], accs, strict=True):
+                for piece, acc in zip(shares[copy], accs, strict=True):
+                    box = piece.box
                     offset = origin + sum(i * s for i, s in zip(box.first, strides, strict=True))
                     steps = tuple(s * step for s, step in zip(strides, box.step, strict=True))
                     dst = b.agu(acc.buffer, acc.offset, box.shape or (1,), acc.strides[:-1] or (0,))
                     src = b.agu(place.buffer, offset, box.shape or (1,), steps or (0,))
-                    for tile in index[tile_core == core].tolist():
-                        b.emit(core, "mvm", dst=dst, src=src, tile=tile)
+                    here = tile_core == core
+                    for tile, most in zip(index[here].tolist(), digits[here].tolist(), strict=True):
+                        read = _digits(piece, most)
+                        if read is not None:
+                            b.emit(core, "mvm", dst=dst, src=src, tile=tile, first=read[0], digits=read[1])
         for acc, part in remote:
             arrived = b.on_core(acc, home)
             b.emit(home, "accadd", dst=self._walk_rows(part), src=self._walk_rows(arrived))
@@ -226,6 +216,20 @@ class Lowering:
             tile_core[xbar_tile] = cores
             out.append(tile_core)
         return out
+
+    def _tile_digits(self, op: xbar.MvmOp) -> np.ndarray:
+        """The input digits of each tile, int64 [T]; 0 where nothing is shared and nobody asks.
+
+        Raises:
+            SmecError: the layer's cuts count other digits of a pixel.
+        """
+        if not op.cuts:
+            return np.zeros(len(op.rows.array), np.int64)
+        digits = digits_of_tiles(op, self.act_bits, self.dac_bits)
+        if op.pixel_digits != digits.max(initial=0):
+            found = op.pixel_digits
+            raise op.error(f"bad 'pixel_digits' of layer '{op.label}'", expected=int(digits.max()), found=found)
+        return digits
 
     def _partial_sums(self, core: int, boxes: list[Box], channels: int, dtype: int) -> list[Layout]:
         """Accumulators of a core for some pixels, 0 at first, in one buffer: a region for each box."""
@@ -458,23 +462,20 @@ class Lowering:
         return target
 
 
+def _digits(piece: Piece, most: int) -> tuple[int, int] | None:
+    """Operands `first` and `digits` of what a piece reads in a tile of `most` digits; None: nothing."""
+    if piece.whole:
+        return 0, 0
+    stop = most if piece.stop is None else min(piece.stop, most)
+    if piece.first >= stop:
+        return None
+    return (0, 0) if (piece.first, stop) == (0, most) else (piece.first, stop - piece.first)
+
+
 def _span(cols: np.ndarray) -> tuple[int, int]:
     """First and one past the last channel that tiles [t, C] produce."""
     used = cols[cols >= 0]
     return int(used.min()), int(used.max()) + 1
-
-
-def reader_halo(op: Operation) -> tuple[Halo, int] | None:
-    """The border and its level that an operation needs around its (first) operand; None if it has no windows."""
-    if isinstance(op, (quant.MaxPool, quant.AvgPool)):
-        dilations = op.dilations if isinstance(op, quant.MaxPool) else (1, 1)
-        fill = 0 if isinstance(op, quant.MaxPool) else op.x.type.quantized.zero_point
-    elif isinstance(op, quant.Conv):
-        dilations, fill = op.dilations, op.x.type.quantized.zero_point
-    else:
-        return None
-    halo = window_halo(op.x.type.shape[2:], op.out.type.shape[2:], op.kernel, op.strides, dilations, op.pads)
-    return halo, fill
 
 
 HANDLERS: dict[type[Operation], Callable[[Lowering, Any], None]] = {

@@ -1,46 +1,147 @@
 """How many copies of each layer (DESIGN 4, problem 5): the least bottleneck that a budget of crossbars allows.
 
-The pixels of a layer are shared out so evenly that no copy computes more than ceil(pixels / copies) of them. Each copy
-takes neighbouring columns of all rows, so that together they finish one row after the other: the next layer can begin
-with the first rows, whatever the number of copies (`shares`).
+The reads of a layer are a stretch: pixel after pixel, and of each pixel one input digit after the other. Copies take
+consecutive parts of it; where one ends within a pixel, the next reads the other digits of that pixel's input, since
+the sums of digits add up (`smec.passes.mapping.shares`). So a copy stops at any read, not only at whole pixels.
+
+With a limit T on the reads of a copy, each copy takes what fits, from where the one before ended, and no layer can do
+with fewer copies; a higher limit never takes more. Bisection finds the least limit whose copies the budget pays for.
+Then pixels are shared only in layers in which copies of whole pixels would exceed it, and there as few as can be.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from functools import cached_property
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer to copy: its pixels, crossbar reads of one pixel, and crossbars of one copy."""
+    """A layer to copy.
+
+    pixels: of an image. digits: reads that each input digit of a pixel takes, from the lowest on, D numbers for each
+    unit of crossbars that read at the same time; none for a layer without crossbars. cost: crossbars of one copy.
+    """
 
     pixels: int
-    reads: int
+    digits: tuple[tuple[int, ...], ...]
     cost: int
+
+    @cached_property
+    def _sums(self) -> list[list[int]]:
+        """For each unit that is not read less than another at all digits: reads of the first 0, 1 .. D digits."""
+        known = set(self.digits)
+        rarer = {a for a in known for b in known if a != b and all(x <= y for x, y in zip(a, b, strict=True))}
+        return [[0, *accumulate(unit)] for unit in sorted(known - rarer) if any(unit)]
+
+    @cached_property
+    def pixel_digits(self) -> int:
+        """D; 0 for a layer that reads nothing."""
+        return len(self._sums[0]) - 1 if self._sums else 0
+
+    @property
+    def length(self) -> int:
+        """Pairs (pixel, digit)."""
+        return self.pixels * self.pixel_digits
+
+    @property
+    def reads(self) -> int:
+        """Of a pixel."""
+        return max((sums[-1] for sums in self._sums), default=0)
+
+    @property
+    def least(self) -> int:
+        """Reads of the digit that takes most: no copy can have fewer."""
+        return max((max(unit) for unit in self.digits if unit), default=0)
 
     @property
     def cycles(self) -> int:
         """Crossbar reads of an image with one copy."""
         return self.pixels * self.reads
 
+    def undivided(self) -> Layer:
+        """The same layer if a pixel's reads belonged to one copy: as a single digit that takes all of them."""
+        return Layer(self.pixels, tuple((sum(unit),) for unit in self.digits), self.cost)
+
+    def reach(self, start: int, limit: int) -> int:
+        """How far a copy gets from `start` within `limit` reads, were there no end: the first pair that is not its."""
+        stops = []
+        for sums in self._sums:
+            pixel, rest = divmod(_at(sums, start) + limit, sums[-1])
+            stops.append(pixel * self.pixel_digits + bisect_right(sums, rest) - 1)
+        return min(stops)
+
+    def start(self, stop: int, limit: int) -> int:
+        """The first pair that a copy can begin with, to be through with what is before `stop` within `limit` reads."""
+        starts = [0]
+        for sums in self._sums:
+            done = _at(sums, stop) - limit
+            if done > 0:
+                pixel, rest = divmod(done - 1, sums[-1])
+                starts.append(pixel * self.pixel_digits + bisect_left(sums, rest + 1))
+        return max(starts)
+
     def copies_for(self, limit: int) -> int:
-        """The fewest copies of which none takes more than `limit` reads; `limit` allows one pixel at least."""
-        return -(-self.pixels // (limit // self.reads)) if self.reads else 1
+        """The fewest copies of which none takes more than `limit` reads; `limit` allows any digit at least."""
+        if not self.pixel_digits:
+            return 1
+        at, copies, seen = 0, 0, dict[int, tuple[int, int]]()
+        while at < self.length:
+            # how far a copy gets depends only on the digit that it begins with: where that returns, so does the rest
+            before, count = seen.setdefault(at % self.pixel_digits, (at, copies))
+            if before < at:
+                times = (self.length - at) // (at - before)
+                at, copies = at + times * (at - before), copies + times * (copies - count)
+                seen.clear()
+            if at < self.length:
+                at, copies = self.reach(at, limit), copies + 1
+        return copies
+
+    def cuts(self, copies: int, limit: int) -> list[int]:
+        """Where to cut the stretch such that no copy takes more than `limit` reads; none if whole pixels will do.
+
+        As evenly as can be, but between pixels where that is possible.
+        """
+        if copies == 1 or (copies <= self.pixels and -(-self.pixels // copies) * self.reads <= limit):
+            return []
+        digits, length = self.pixel_digits, self.length
+        # the earliest pair at which each copy may begin, so that it and those behind it get through
+        begin = [length]
+        for _ in range(copies - 1):
+            begin.append(self.start(begin[-1], limit))
+        cuts = [0]
+        for i in range(1, copies):
+            low = max(begin[copies - i], cuts[-1] + 1)
+            high = min(self.reach(cuts[-1], limit), length - (copies - i))
+            first, last = -(-low // digits), high // digits
+            if first <= last:
+                cuts.append(min(max(round(self.pixels * i / copies), first), last) * digits)
+            else:
+                cuts.append(min(max(length * i // copies, low), high))
+        return cuts[1:]
+
+
+def _at(sums: list[int], position: int) -> int:
+    """Reads of all pairs before a position."""
+    pixel, digit = divmod(position, len(sums) - 1)
+    return pixel * sums[-1] + sums[digit]
 
 
 @dataclass(frozen=True)
 class Replication:
     """A solution.
 
-    copies: of each layer. cycles: reads of the busiest copy of any layer. crossbars: of all copies.
-    bound: what no real numbers of copies (at least one of each layer) go below where each pixel is one copy's;
-    continuous: where pixels may be cut up, too.
+    copies, cuts: of each layer; see `Layer.cuts`. cycles: reads of the busiest copy of any layer. crossbars: of all
+    copies. bound: what no real numbers of copies (at least one of each layer) go below where a read is one copy's;
+    continuous: where reads may be cut up, too.
     """
 
     copies: list[int]
+    cuts: list[list[int]]
     cycles: int
     bound: int
     continuous: float
@@ -50,28 +151,31 @@ class Replication:
 def replicate(layers: Sequence[Layer], budget: int) -> Replication:
     """Minimise the reads of the busiest copy within `budget` crossbars, exactly.
 
-    With a limit on the reads, each layer's fewest copies follow on their own, and a higher limit never takes more: the
-    least limit that fits is found by bisection.
-
     Args:
         layers: with at least one pixel each.
         budget: crossbars, at least those of one copy of each layer.
     """
     if not layers:
-        return Replication([], 0, 0, 0.0, 0)
+        return Replication([], [], 0, 0, 0.0, 0)
 
     def cost(limit: int) -> int:
         return sum(layer.copies_for(limit) * layer.cost for layer in layers)
 
     limit = _least_limit(layers, budget, cost)
     copies = [layer.copies_for(limit) for layer in layers]
-    busiest = max(-(-layer.pixels // n) * layer.reads for layer, n in zip(layers, copies, strict=True))
-    return Replication(copies, busiest, lower_bound(layers, budget), continuous_bound(layers, budget), cost(limit))
+    return Replication(
+        copies,
+        [layer.cuts(n, limit) for layer, n in zip(layers, copies, strict=True)],
+        limit,
+        lower_bound(layers, budget),
+        continuous_bound(layers, budget),
+        cost(limit),
+    )
 
 
 def _least_limit(layers: Sequence[Layer], budget: int, cost: Callable[[int], Fraction | int]) -> int:
     """The least limit on the reads that the budget pays for; by bisection, as a higher limit never costs more."""
-    low, high = max(layer.reads for layer in layers), max(layer.cycles for layer in layers)
+    low, high = max(layer.least for layer in layers), max(layer.cycles for layer in layers)
     while low < high:
         middle = (low + high) // 2
         if cost(middle) <= budget:
@@ -82,21 +186,25 @@ def _least_limit(layers: Sequence[Layer], budget: int, cost: Callable[[int], Fra
 
 
 def lower_bound(layers: Sequence[Layer], budget: int) -> int:
-    """The least bottleneck if copies could be any real numbers, at least one of each layer, that take whole pixels.
+    """The least bottleneck if copies could be any real numbers, at least one of each layer, that take whole reads.
 
-    A copy takes floor(limit / reads) pixels within a limit, so that pixels / floor(limit / reads) copies are needed.
-    With copies of few pixels that is well above the continuous bound: a pixel's reads belong together.
+    Within a limit a copy takes n of the stretch's pairs at most, so that length / n copies are needed.
     """
 
+    def copies(layer: Layer, limit: int) -> Fraction:
+        if not layer.pixel_digits:
+            return Fraction(1)
+        most = max(layer.reach(digit, limit) - digit for digit in range(layer.pixel_digits))
+        return max(Fraction(layer.length, most), Fraction(1))
+
     def cost(limit: int) -> Fraction:
-        needed = (Fraction(layer.pixels, limit // layer.reads) if layer.reads else Fraction(1) for layer in layers)
-        return sum((max(n, Fraction(1)) * layer.cost for n, layer in zip(needed, layers, strict=True)), Fraction(0))
+        return sum((copies(layer, limit) * layer.cost for layer in layers), Fraction(0))
 
     return _least_limit(layers, budget, cost)
 
 
 def continuous_bound(layers: Sequence[Layer], budget: int) -> float:
-    """The least bottleneck if copies could be any real numbers, from one to the number of pixels.
+    """The least bottleneck if copies could be any real numbers of at least one; a copy has one read at least.
 
     Layers slower than the bottleneck T get cycles / T copies, the others one: with k slower layers,
     T = sum(cost cycles of these) / (budget - sum(cost of the others)).
@@ -113,71 +221,4 @@ def continuous_bound(layers: Sequence[Layer], budget: int) -> float:
         best = slower / (budget - rest)
         if k + 1 == len(order) or best >= order[k + 1].cycles:
             break
-    return max(min(best, float(order[0].cycles)), *(float(layer.reads) for layer in layers))
-
-
-@dataclass(frozen=True)
-class Box:
-    """Pixels of a copy: for each axis the first one, how many, and the step between them."""
-
-    first: tuple[int, ...]
-    shape: tuple[int, ...]
-    step: tuple[int, ...]
-
-    @property
-    def pixels(self) -> int:
-        """How many."""
-        return prod(self.shape)
-
-
-def shares(shape: tuple[int, ...], copies: int) -> list[list[Box]]:
-    """The pixels of each copy, in up to three boxes; together they are all pixels, each once.
-
-    The last two axes, rows and columns, are shared out: copy after copy takes the next pixels, column by column. A
-    single axis is dealt out in turn. Leading axes stay whole.
-
-    Args:
-        shape: extents of the pixels' axes; () is one pixel.
-        copies: at most the pixels of the last two axes.
-    """
-    if copies == 1:
-        return [[Box((0,) * len(shape), shape, (1,) * len(shape))]]
-    if len(shape) == 1:
-        return [[Box((i,), (-(-(shape[0] - i) // copies),), (copies,))] for i in range(copies)]
-    *outer, rows, columns = shape
-    lead = (0,) * len(outer)
-    out = []
-    for i in range(copies):
-        boxes = []
-        at, end = rows * columns * i // copies, rows * columns * (i + 1) // copies
-        while at < end:
-            column, row = divmod(at, rows)
-            whole = (end - at) // rows if row == 0 else 0
-            height, width = (rows, whole) if whole else (min(rows - row, end - at), 1)
-            boxes.append(Box((*lead, row, column), (*outer, height, width), (1,) * len(shape)))
-            at += height * width
-        out.append(boxes)
-    return out
-
-
-def row_by_row(boxes: list[Box]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """Where a copy's pixels lie in an array of their own, such that rows follow one another as they do in the layer.
-
-    Sums travel in the order of the array; with the boxes one after the other, the first rows of one would wait for the
-    last rows of another. The columns of a box keep their distances; the last box, if it is a column that ends above the
-    rows in which the first one begins, takes the same column.
-
-    Returns:
-        (shape of the array, first element of each box in it).
-    """
-    if len(boxes[0].shape) < 2:
-        return boxes[0].shape, [(0,) * len(boxes[0].shape) for _ in boxes]
-    *outer, _, _ = boxes[0].shape
-    top, left = (min(box.first[axis] for box in boxes) for axis in (-2, -1))
-    starts = [[*(0,) * len(outer), box.first[-2] - top, box.first[-1] - left] for box in boxes]
-    last = boxes[-1]
-    if len(boxes) > 1 and last.shape[-1] == 1 and last.first[-2] + last.shape[-2] <= boxes[0].first[-2]:
-        starts[-1][-1] = 0
-    height = max(start[-2] + box.shape[-2] for start, box in zip(starts, boxes, strict=True))
-    width = max(start[-1] + box.shape[-1] for start, box in zip(starts, boxes, strict=True))
-    return (*outer, height, width), [tuple(start) for start in starts]
+    return max(min(best, float(order[0].cycles)), *(float(layer.least) for layer in layers))

@@ -16,7 +16,7 @@ from smec.ir.core import Quantized, Value
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import GraphOp, HostOp
 from smec.ir.dialects.xbar import MvmOp
-from smec.passes.mapping.replication import row_by_row, shares
+from smec.passes.mapping.shares import row_by_row, shares_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -92,13 +92,13 @@ def _sums(op: MvmOp, cores: np.ndarray, home: int | str) -> Iterator[tuple[int |
     q = op.x.type.quantized
     wide = quant.accumulator_bound(op.integers().reshape(op.weight.shape[0], -1), q) >= 2**31
     cols = op.cols.array[op.xbar_tile.array]
-    boxes = shares(tuple(op.pixel_shape()), op.copies)
+    shares = shares_of(op)
     for copy, mine in enumerate(cores.reshape(op.copies, -1)):
         for core in np.unique(mine).tolist():
             if core != home:
                 used = cols[mine == core]
                 used = used[used >= 0]
-                shape, _ = row_by_row(boxes[copy])
+                shape, _ = row_by_row([piece.box for piece in shares[copy]])
                 channels = int(used.max() - used.min()) + 1
                 yield core, home, int(np.prod(shape, dtype=np.int64)) * channels * (8 if wide else 4)
 

@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 
 from smec.ir.dialects.xbar import MvmOp
-from smec.passes.mapping.replication import shares
+from smec.passes.mapping.shares import shares_of
 from smec.passes.mapping.solver import cp_solver
 
 
@@ -197,17 +197,18 @@ def _distribute(
     return counts, max(bound, round(solver.best_objective_bound)), took
 
 
-def reads_of_units(
+def digits_of_units(
     row_group: np.ndarray, shifts: np.ndarray, unit: np.ndarray, act_bits: int, dac_bits: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What one input vector takes where crossbars of a unit share their reads.
+    """The digits that row groups read of an input vector where crossbars of a unit share their reads.
 
     Args:
         row_group: int16 [X, R]; shifts: uint8 [X, R], of each crossbar's tile; unit: int64 [X].
         act_bits, dac_bits: A, d.
 
     Returns:
-        (reads of each unit, int64 [U]; of these, those that drive some of the crossbar's rows, int64 [X]).
+        (digits, hence reads, of each group of each unit, 0 where there is none, int64 [U, G]; whether a group drives
+        some of a crossbar's rows, bool [X, G]).
     """
     width = int(row_group.max(initial=-1)) + 1
     units = int(unit.max(initial=-1)) + 1
@@ -219,15 +220,35 @@ def reads_of_units(
     np.minimum.at(low, unit[x] * width + group, shift)
     np.maximum.at(high, unit[x] * width + group, shift)
     drives[x, group] = True
-    cycles = np.where(high >= 0, -(-(act_bits + high - low) // dac_bits), 0).reshape(units, width)
-    return cycles.sum(axis=1), (cycles[unit] * drives).sum(axis=1)
+    return np.where(high >= 0, -(-(act_bits + high - low) // dac_bits), 0).reshape(units, width), drives
+
+
+def reads_of_units(
+    row_group: np.ndarray, shifts: np.ndarray, unit: np.ndarray, act_bits: int, dac_bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What one input vector takes: of `digits_of_units` the sums.
+
+    Returns:
+        (reads of each unit, int64 [U]; of these, those that drive some of the crossbar's rows, int64 [X]).
+    """
+    digits, drives = digits_of_units(row_group, shifts, unit, act_bits, dac_bits)
+    return digits.sum(axis=1), (digits[unit] * drives).sum(axis=1)
+
+
+def digits_of_tiles(op: MvmOp, act_bits: int, dac_bits: int) -> np.ndarray:
+    """The most input digits that a row group of each tile of a grouped layer reads, ceil(A / d) at least, int64 [T]."""
+    tile = op.xbar_tile.array
+    digits, _ = digits_of_units(op.row_group.array, op.shifts.array[tile], np.arange(len(tile)), act_bits, dac_bits)
+    most = np.full(len(op.rows.array), -(-act_bits // dac_bits), np.int64)
+    np.maximum.at(most, tile, digits.max(axis=1, initial=0))
+    return most
 
 
 def conversions(op: MvmOp, physical: np.ndarray, act_bits: int, dac_bits: int) -> np.ndarray:
     """Conversions of each crossbar of a placed layer for an image, int64 [n X], copy after copy.
 
-    Its used columns, times the reads that drive some of its rows (`docs/timing.md`), times the pixels of the copy. Rows
-    without groups count as one group.
+    Its used columns, times the reads that drive some of its rows (`docs/timing.md`), times the pixels of the copy; of
+    shared pixels only the reads of the copy's digits. Rows without groups count as one group.
 
     Args:
         op: a sliced layer, grouped or not.
@@ -238,8 +259,13 @@ def conversions(op: MvmOp, physical: np.ndarray, act_bits: int, dac_bits: int) -
     count = len(tile)
     groups = np.where(op.rows.array[tile] >= 0, 0, -1) if op.row_group is None else op.row_group.array
     _, unit = np.unique(np.stack([tile, physical[:count]], axis=1), axis=0, return_inverse=True)
-    _, reads = reads_of_units(groups, op.shifts.array[tile], unit.reshape(-1), act_bits, dac_bits)
+    digits, drives = digits_of_units(groups, op.shifts.array[tile], unit.reshape(-1), act_bits, dac_bits)
+    digits = digits[unit.reshape(-1)] * drives
     columns = np.count_nonzero(op.cols.array >= 0, axis=1)[tile]
-    pixels = [sum(box.pixels for box in boxes) for boxes in shares(tuple(op.pixel_shape()), op.copies)]
-    work: np.ndarray = np.outer(pixels, reads * columns).reshape(-1)
-    return work
+    work = []
+    for share in shares_of(op):
+        reads = np.zeros(count, np.int64)
+        for piece in share:
+            reads += piece.box.pixels * (np.clip(digits, piece.first, piece.stop) - piece.first).sum(axis=1)
+        work.append(reads * columns)
+    return np.concatenate(work)
