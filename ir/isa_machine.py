@@ -19,6 +19,7 @@ import numpy.typing as npt
 from smec.ir.errors import SmecError
 from smec.ir.isa_sections import Hardware, IntArray, agu_addresses, dtype_of_code
 from smec.ir.isa_table import decode
+from smec.ir.onnx_session import exact_session, session_options
 
 Array = npt.NDArray[Any]
 
@@ -126,12 +127,8 @@ class Machine:
             raise self.region_error(region, "fails", "a model that runs on its inputs", error) from error
 
     def _session(self, region: int) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
         model = np.ascontiguousarray(self.sections[f"host.{region}"]).tobytes()
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return exact_session(model, session_options())
 
     def region_error(self, region: int, what: str, expected: object, found: object) -> SmecError:
         """A diagnosed error of a host region."""

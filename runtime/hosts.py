@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from smec.ir.errors import SmecError
+from smec.ir.onnx_session import exact_session, session_options
 from smec.runtime.arrays import Array
 from smec.runtime.container import Program
 from smec.runtime.steps import State, Step
@@ -24,18 +25,14 @@ class HostRegion:
     """
 
     def __init__(self, program: Program, index: int) -> None:
-        import onnxruntime
-
         self.index = index
         self.name: str = program.metadata["host"][index]["name"]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = cores()
+        options = session_options(cores())
         # threads that spin after their work would take processors from ours
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = np.ascontiguousarray(program.sections[f"host.{index}"]).tobytes()
         try:
-            self.session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self.session: Any = exact_session(model, options)
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise self.failure("is refused by onnxruntime", error) from error
         self.inputs: list[tuple[str, list[Any]]] = [(i.name, list(i.shape)) for i in self.session.get_inputs()]

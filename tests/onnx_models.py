@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
+
+from smec.ir.onnx_session import exact_session, session_options
 
 F32 = onnx.TensorProto.FLOAT
 
@@ -54,10 +55,8 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 
 def expected(proto: onnx.ModelProto | str, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """onnxruntime's outputs of the original model, image by image, stacked: (B, *shape) each."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     source: Any = proto if isinstance(proto, str) else proto.SerializeToString()
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = exact_session(source, session_options())
     count = min(len(a) for a in inputs.values())
     rows = [session.run(None, {n: a[i] for n, a in inputs.items()}) for i in range(count)]
     return [np.stack([row[k] for row in rows]) for k in range(len(rows[0]))]

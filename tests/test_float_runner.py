@@ -262,3 +262,23 @@ def test_region_of_other_operations_is_refused() -> None:
     host = outline(module, operators(module)[:2])
     with pytest.raises(SmecError, match=r"'smec\.host': operation has no ONNX form"):
         region_to_model([host], module.graph)
+
+
+# -- integers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_integer_products_do_not_saturate(dtype: type[np.generic]) -> None:
+    """Pairs of products exceed 16 bits here, which matters to onnxruntime on processors without VNNI."""
+    weights = {"w": np.full((64, 5), 127, dtype)}
+    node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+    graph = helper.make_graph(
+        [node],
+        "integers",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, (3, 64))],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.INT32, (3, 5))],
+        [onnx.numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (y,) = Session(proto).run({"x": np.full((3, 64), 255, np.uint8)})
+    np.testing.assert_array_equal(y, 64 * 255 * 127)
