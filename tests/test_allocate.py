@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
 from smec.ir.store import load_module
 from smec.passes.admm.choice import choose
-from smec.passes.admm.curves import Candidate, Point, Space
+from smec.passes.admm.curves import Candidate, Effort, Judge, Point, Space, solutions
 from smec.passes.admm.prefix import FloatPrefix
 from smec.passes.admm.probe import Probe, Reference
 from smec.passes.allocate import sensitivity
@@ -31,7 +31,7 @@ from smec.passes.constraint_sets.boxes import ZeroRows
 from smec.passes.constraint_sets.rows import Representable
 from smec.passes.constraints import Geometry, error_of, intersect
 from smec.passes.mapping.coding import planes
-from smec.passes.mapping.footprint import crossbars_at_least, crossbars_placed, footprint, tile_extents
+from smec.passes.mapping.footprint import Footprint, crossbars_at_least, crossbars_placed, footprint, tile_extents
 from smec.passes.mapping.layers import extent
 from smec.passes.mapping.tiling import conv_blocks, dense_tiles, grouped_tiles
 from smec.targets import Target
@@ -167,6 +167,29 @@ def test_rows_are_doubled_where_tiles_have_some_to_spare() -> None:
     assert ways((3, 100, 24), depths=(5,)) == [[False]]
     assert ways((1, 100, 24), depths=(5,), double=False) == [[False]]
     assert ways((1, 100, 24), depths=(0, 5), signs=("offset",)) == [[False], [False]]
+
+
+def test_doubled_rows_take_no_choice_away() -> None:
+    """What has doubled rows takes more of the target than what leaves rows out: it says nothing against that."""
+    rng = np.random.default_rng(0)
+    # Sixteen inputs can be left out, which saves a tile; or all that matter doubled, which fills the second one.
+    x = rng.normal(size=(2000, 144)) * np.where(np.arange(144) < 100, 1, 0.01)
+    hessian = (x.T @ x / len(x)).astype(np.float32)[None]
+    weight = rng.normal(size=(1, 144, 16)).astype(np.float32)
+    judge = Judge(hessian, np.zeros((1, 144)), weight, float(np.einsum("gkm,gkl,glm->", weight, hessian, weight)))
+
+    def found(double: bool) -> list[tuple[Footprint, float]]:
+        effort = Effort(5, 1)
+        twos = space(double=double, depths=(4, 5, 6), signs=("twos-complement",))
+        ways = solutions(hessian, weight, twos, True, machine(), effort, judge)
+        return [(candidate.footprint, error) for candidate, _, error in ways]
+
+    def no_more(a: Footprint, b: Footprint) -> bool:
+        return all(getattr(a, f.name) <= getattr(b, f.name) for f in fields(Footprint))
+
+    with_doubled = found(double=True)
+    for taken, error in found(double=False):
+        assert min(e for other, e in with_doubled if no_more(other, taken)) <= error * 1.01
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------

@@ -212,7 +212,8 @@ def solutions(
 ) -> Iterator[tuple[Candidate, Solution, float]]:
     """Solve a layer for each candidate that may be of use.
 
-    A candidate with rows left out is tried as long as its error is below that of one plane fewer with all rows.
+    A candidate with rows left out is tried as long as its error is below those of candidates that take no more of the
+    target: at some number of planes the rows that are missing make the error, and more planes help no more.
 
     Args:
         hessian: float32 [G, K, K].
@@ -244,17 +245,18 @@ def solutions(
         found = polish(problem, solve(problem, starting_scales(problem), schedule, basis), effort.sweeps)
         return candidate, found, judge.error(found)
 
-    before: dict[tuple[str, str, str], float] = {}
+    seen: list[tuple[Candidate, float]] = []
+    done: set[tuple[str, str, str]] = set()
     for candidate in space.candidates(shape, dense, machine):
         ways = [solved(way) for way in space.doubled(candidate, shape, dense, machine)]
         yield from ways
+        seen += [(way, error) for way, _, error in ways]
         kind = (candidate.pattern, candidate.sign, candidate.scale)
-        to_beat, before[kind] = before.get(kind, np.inf), min(error for _, _, error in ways)
         fewer = space.dropped(candidate, shape, machine)
-        if fewer is None or to_beat == 0:
+        if fewer is None or kind in done:
             continue
         short = solved(fewer)
-        if short[2] < to_beat:
+        if short[2] < min((e for c, e in seen if _no_more(c.footprint, fewer.footprint)), default=np.inf):
             yield short
         else:
-            before[kind] = 0.0  # nothing finer will be below it: the rows that are missing make the error
+            done.add(kind)
