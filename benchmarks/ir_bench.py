@@ -17,23 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smec.ir.core import (
-    Block,
-    Location,
-    Operation,
-    Quantized,
-    Region,
-    TensorType,
-    Value,
-    attr,
-    operand,
-    result,
-    tuple_attr,
-)
+from smec.ir.core import Block, Operation, Region, Value, attr, operand, result, tuple_attr
 from smec.ir.dialects.builtin import GraphOp, ModuleOp, ReturnOp
 from smec.ir.parser import parse_module
 from smec.ir.printer import print_module
 from smec.ir.rewriter import Rewriter, apply_patterns, pattern
+from smec.ir.types import Location, Quantized, TensorType
 from smec.ir.verifier import verify
 
 SCHEMA = "smec-ir-bench-1"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smec.ir.core import Location
+    from smec.ir.types import Location
 
 
 @dataclass(frozen=True)

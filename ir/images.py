@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from smec.ir.core import TensorType
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.errors import SmecError
+from smec.ir.types import TensorType
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from smec.ir.core import ELEMENT_DTYPES, Block, Operation, Quantized, TensorType, Value
+from smec.ir.core import Block, Operation, Value
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError
+from smec.ir.types import ELEMENT_DTYPES, Quantized, TensorType
 
 #: Called after each operation with its results; arrays are not to be written to.
 Tap = Callable[[Operation, list[np.ndarray]], None]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smec.ir.batching import can_stack
-from smec.ir.core import ELEMENT_DTYPES, Operation, TensorType, Value
+from smec.ir.core import Operation, Value
 from smec.ir.dialects.builtin import GraphOp, HostOp
 from smec.ir.dialects.nn import Constant, NNOp, Opsets, graph_opsets, to_node
 from smec.ir.dialects.nn_proto import handle_to_tensor, type_proto
 from smec.ir.errors import SmecError
 from smec.ir.onnx_session import LIGHT_LIMIT, Session, SessionError, mark_external
+from smec.ir.types import ELEMENT_DTYPES, TensorType
 
 if TYPE_CHECKING:
     import onnx

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple, cast
 import lark
 import numpy as np
 
-from smec.ir.core import OPEN_DIALECTS, OPERATIONS, Block, Handle, Location, Operation, Region, TensorType, Value
+from smec.ir.core import OPEN_DIALECTS, OPERATIONS, Block, Operation, Region, Value
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError, SourceSpan
 from smec.ir.parser_atoms import AtomError, parse_atom, parse_place, parse_signature, parse_type, unescape_hint, unquote
 from smec.ir.store import UnloadedHandle
+from smec.ir.types import Handle, Location, TensorType
 from smec.ir.verifier import MAX_ARRAY_DEPTH, MAX_REGION_DEPTH
 
 #: Longest text, in characters.

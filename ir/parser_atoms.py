@@ -14,8 +14,8 @@ from urllib.parse import unquote as percent_decode
 
 import numpy as np
 
-from smec.ir.core import Quantized, TensorType
 from smec.ir.printer import PLAIN_ELEMENTS
+from smec.ir.types import Quantized, TensorType
 from smec.ir.verifier import MAX_RANK
 
 _STRING = r'"([^"\\\n]*(?:\\.[^"\\\n]*)*)"'

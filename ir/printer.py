@@ -32,8 +32,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from smec.ir.core import ELEMENT_DTYPES, Handle, Location, Operation, Quantized, Region, TensorType, Value
+from smec.ir.core import Operation, Region, Value
 from smec.ir.errors import SmecError
+from smec.ir.types import ELEMENT_DTYPES, Handle, Location, Quantized, TensorType
 
 #: Element type names that MLIR knows; any other is spelled `!onnx.NAME`.
 PLAIN_ELEMENTS = frozenset(ELEMENT_DTYPES) | {"bf16"}

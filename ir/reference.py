@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Iterable, Sequence
 
 from smec.ir import core
-from smec.ir.core import OPERATIONS, AttrDef, Handle, Operation, TensorType
+from smec.ir.core import OPERATIONS, AttrDef, Operation
+from smec.ir.types import Handle, TensorType
 
 _INTRO = """\
 # IR

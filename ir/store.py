@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Handle, Location, Operation
+from smec.ir.core import Operation
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle, Location
 
 #: Value of the side file's metadata key `format`.
 FORMAT = "smec-weights"

@@ -16,20 +16,9 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from smec.ir.core import (
-    OPEN_DIALECTS,
-    OPERATIONS,
-    AttrDef,
-    Block,
-    BlockArgument,
-    Handle,
-    Location,
-    Operation,
-    Quantized,
-    TensorType,
-    Value,
-)
+from smec.ir.core import OPEN_DIALECTS, OPERATIONS, AttrDef, Block, BlockArgument, Operation, Value
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle, Location, Quantized, TensorType
 
 #: Bounds that the parser has, too: whatever is valid can be written and read back.
 MAX_REGION_DEPTH = 32

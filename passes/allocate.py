@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from smec.ir.dialects.arithmetic import round_clip
 from smec.ir.dialects.builtin import ModuleOp
-from smec.ir.dialects.quant import WeightedOp, round_clip
+from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import groups_of, hardware

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
+from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import array, block_shape, crossbar_layers, extent, hardware
 from smec.passes.mapping.placement import Placement, place, slots_needed

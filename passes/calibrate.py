@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smec.ir.core import AttrValue, BlockArgument, Quantized, TensorType, Value
+from smec.ir.core import AttrValue, BlockArgument, Value
 from smec.ir.dialects.builtin import GraphOp, ModuleOp
 from smec.ir.dialects.nn import NNOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Quantized, TensorType
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.quantization.levels import LevelGroups, assign_levels
 from smec.passes.quantization.ranges import Method, Statistics, choose_range, input_levels, levels_for

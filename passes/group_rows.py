@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware, sign_block
 from smec.passes.mapping.solver import gap

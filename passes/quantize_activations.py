@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from smec.ir.core import AttrValue, Block, Region, TensorType, Value
+from smec.ir.core import AttrValue, Block, Region, Value
 from smec.ir.dialects.builtin import GraphOp, HostOp, ModuleOp, ReturnOp
 from smec.ir.dialects.nn import Constant, NNOp
 from smec.ir.errors import SmecError
+from smec.ir.types import TensorType
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.quantization.build import UnitBuilder, Values, constant_operands
 from smec.passes.quantization.units import HOST, KIND, TYPES, UNIT, Unit, graph_units, is_constant

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.patterns import External, Pattern, parse
 from smec.passes.quantization.scales import fit_scales, full_scales

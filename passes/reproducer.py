@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError
 from smec.ir.parser import parse_module
 from smec.ir.printer import print_module
 from smec.ir.store import handles, load_weights, save_weights, side_file
+from smec.ir.types import Handle
 
 #: What a reproducer begins with.
 FIRST_LINE = "// smec reproducer"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
+from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import code_range, planes
 from smec.passes.mapping.layers import crossbar_layers, offset_of, tiles_of

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from smec.ir.core import AttrValue, Handle
+from smec.ir.core import AttrValue
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import planes
 from smec.passes.mapping.layers import crossbar_layers, groups_of, offset_of

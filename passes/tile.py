@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.quant import Conv, Gemm, WeightedOp
 from smec.ir.dialects.xbar import MvmConv, MvmGemm, MvmOp, code_offset, weight_matrix
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.coding import SIGNS, largest_bits, weight_range
 from smec.passes.mapping.doubling import DOUBLED_SIGNS, doubled_tiles, splits

@@ -17,13 +17,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from smec.ir.core import Operation, Quantized, TensorType, Value
+from smec.ir.core import Operation, Value
 from smec.ir.dialects.builtin import GraphOp, HostOp, ModuleOp
 from smec.ir.dialects.nn import graph_opsets
 from smec.ir.dialects.nn_proto import rename_graph, subgraphs, type_proto
 from smec.ir.dialects.quant import Add, Concat, Mul, Pad, Slice, Transpose, WeightedOp
 from smec.ir.errors import SmecError
 from smec.ir.onnx_model import serialize
+from smec.ir.types import Quantized, TensorType
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +103,7 @@ class GraphBuilder:
         return self.node("Cast", [x], hint=hint, out=out, to=to)
 
     def round_clip(self, f: str, lo: float, hi: float, q: Quantized, *, hint: str, out: str | None = None) -> str:
-        """Float levels -> integers of `q` within lo..hi, as `smec.ir.dialects.quant.round_clip`."""
+        """Float levels -> integers of `q` within lo..hi, as `smec.ir.dialects.arithmetic.round_clip`."""
         rounded = self.node("Round", [f], hint=hint)
         bounds = [self.const(np.float32(lo), f"{hint}.lo"), self.const(np.float32(hi), f"{hint}.hi")]
         return self.cast(self.node("Clip", [rounded, *bounds], hint=hint), storage(q), hint=hint, out=out)

@@ -15,7 +15,16 @@ import numpy as np
 from onnx import TensorProto
 
 from smec.export import GraphBuilder, storage
-from smec.ir.core import Operation, Quantized
+from smec.ir.core import Operation
+from smec.ir.dialects.arithmetic import (
+    accumulator_bound,
+    add_params,
+    average_factors,
+    clamp_bounds,
+    dequantize_params,
+    requantize_params,
+    rescale_params,
+)
 from smec.ir.dialects.quant import (
     F32,
     Add,
@@ -34,17 +43,11 @@ from smec.ir.dialects.quant import (
     Slice,
     Transpose,
     WeightedOp,
-    accumulator_bound,
-    add_params,
-    average_factors,
-    clamp_bounds,
-    dequantize_params,
-    requantize_params,
-    rescale_params,
 )
+from smec.ir.types import Quantized
 
 if TYPE_CHECKING:
-    from smec.ir.core import TensorType
+    from smec.ir.types import TensorType
 
 #: emitter(builder, operation, operand names, result name, accumulator name)
 Emitter = Callable[[GraphBuilder, Any, list[str], str, str], None]

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from smec import record
 from smec.data import DataSource, load_data, ports_of_module
-from smec.ir.core import Handle, Operation
+from smec.ir.core import Operation
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError, SourceSpan
 from smec.ir.parser import parse_module
 from smec.ir.printer import print_module
 from smec.ir.store import load_weights, side_file
+from smec.ir.types import Handle
 from smec.ir.verifier import verify
 from smec.passes.base import Pass, PassContext
 from smec.passes.legality import check_legal

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smec.data import Data, ports_of_module
-from smec.ir.core import Handle
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle
 
 if TYPE_CHECKING:
     import onnx

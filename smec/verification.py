@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smec.data import Data, DataSource, Port, ports_of_program, take
-from smec.ir.core import Quantized
 from smec.ir.dialects.builtin import HostOp, ModuleOp
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Quantized
 from smec.oracle import oracle_module
 from smec.record import model_source
 from smec.reference import FloatNetwork, QuantizedNetwork

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Block, Handle, Location, Operation, Quantized, Region, TensorType, Value
+from smec.ir.core import Block, Operation, Region, Value
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import GraphOp, ModuleOp, ReturnOp
+from smec.ir.types import Handle, Location, Quantized, TensorType
 
 LEVELS = ("nn", "nn.partitioned", "nn.calibrated", "quant.float", "quant")
 

@@ -11,22 +11,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from smec.ir.core import (
-    Block,
-    Handle,
-    Location,
-    Operation,
-    Quantized,
-    Region,
-    TensorType,
-    Value,
-    attr,
-    operand,
-    region,
-    result,
-    tuple_attr,
-)
+from smec.ir.core import Block, Operation, Region, Value, attr, operand, region, result, tuple_attr
 from smec.ir.dialects.builtin import GraphOp, ModuleOp, ReturnOp
+from smec.ir.types import Handle, Location, Quantized, TensorType
 
 F32 = TensorType((1, 4), "f32")
 HERE = Location("model.onnx", "node")

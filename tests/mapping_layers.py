@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from smec.ir.core import Block, Handle, Location, Quantized, Region, TensorType, Value
+from smec.ir.core import Block, Region, Value
 from smec.ir.dialects.builtin import GraphOp, ModuleOp, ReturnOp
 from smec.ir.dialects.quant import Conv, Gemm, WeightedOp
 from smec.ir.dialects.xbar import MvmOp
+from smec.ir.types import Handle, Location, Quantized, TensorType
 from smec.passes.base import Pass, PassContext
 from smec.passes.mapping.coding import weight_range
 from smec.passes.mapping.layers import crossbar_layers

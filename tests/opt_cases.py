@@ -17,7 +17,7 @@ CALIB = shared.EXAMPLES / "digits_calib.npz"
 BROKEN = """
 from dataclasses import dataclass
 
-from smec.ir.core import Handle
+from smec.ir.types import Handle
 from smec.ir.dialects.xbar import MvmOp
 from smec.passes.base import Pass, register_pass
 

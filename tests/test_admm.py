@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from graphs import GraphMaker, sample
 from smec import targets
-from smec.ir.core import Handle
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle
 from smec.passes.base import PassContext
 from smec.passes.calibrate import CALIBRATION_INPUTS
 from smec.passes.constraint_sets.rows import RowSet

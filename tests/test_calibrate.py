@@ -13,9 +13,10 @@ from onnx import helper
 from onnx_models import model, normal, parse
 
 from smec.frontend.load import import_model
-from smec.ir.core import Quantized, TensorType, Value
+from smec.ir.core import Value
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Quantized, TensorType
 from smec.passes.base import PassContext
 from smec.passes.calibrate import CALIBRATION_INPUTS, Calibrate
 from smec.passes.partition import Partition

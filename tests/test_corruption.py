@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shared
-from smec.ir.core import Location
 from smec.ir.errors import SmecError, SourceSpan
 from smec.ir.parser import parse_module
+from smec.ir.types import Location
 from smec.ir.verifier import verify
 from smec.passes.legality import check_legal
 from smec.passes.pipeline import parse_pipeline

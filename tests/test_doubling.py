@@ -22,7 +22,6 @@ from graphs import GraphMaker, sample
 from programs import assembled, assert_passes, lower
 from smec import targets
 from smec.assembly import assemble, disassemble
-from smec.ir.core import Handle
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.quant import WeightedOp
@@ -31,6 +30,7 @@ from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
 from smec.ir.isa_machine import run_machine
 from smec.ir.store import load_module, save_module
+from smec.ir.types import Handle
 from smec.ir.verifier import verify
 from smec.passes.base import PassContext
 from smec.passes.compact import Compact

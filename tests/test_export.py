@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from smec.export import export_onnx, is_batchable
 from smec.export_ops import byte_parts
-from smec.ir.core import AttrValue, Block, Handle, Location, Operation, Quantized, Region, TensorType, Value
+from smec.ir.core import AttrValue, Block, Operation, Region, Value
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import GraphOp, HostOp, ModuleOp, ReturnOp
 from smec.ir.dialects.nn import Constant, NNOp
 from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
+from smec.ir.types import Handle, Location, Quantized, TensorType
 
 HERE = Location("test.onnx", "node")
 BITS = st.sampled_from([4, 8, 12, 16])

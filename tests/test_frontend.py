@@ -15,13 +15,13 @@ from onnx import helper
 import shared
 from smec.frontend import fold, model_file
 from smec.frontend.load import import_model
-from smec.ir.core import TensorType
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.nn import Constant, NNOp
 from smec.ir.errors import SmecError
 from smec.ir.float_runner import FloatRunner
 from smec.ir.images import image_arrays
 from smec.ir.interpreter import interpret
+from smec.ir.types import TensorType
 from smec.ir.verifier import verify
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from ir_cases import F32, HERE, Add, Leaf, Pair, Wrap, add, assert_same, finish, make_module
-from smec.ir.core import Block, Handle, Location, Operation, OpResult, Quantized, Region, TensorType, Value
+from smec.ir.core import Block, Operation, OpResult, Region, Value
 from smec.ir.dialects.builtin import HostOp, ModuleOp, ReturnOp
 from smec.ir.errors import SmecError, SourceSpan
 from smec.ir.interpreter import interpret, interpret_block
+from smec.ir.types import Handle, Location, Quantized, TensorType
 from smec.ir.verifier import verify
 
 # -- structure ---------------------------------------------------------------------------------------------------------

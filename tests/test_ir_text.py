@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 
 from ir_cases import F32, HERE, Leaf, add, assert_same, finish, make_module, modules, read_with_xdsl
-from smec.ir.core import Handle, Location, Quantized, TensorType
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.errors import SmecError, SourceSpan
 from smec.ir.parser import parse_module
 from smec.ir.printer import format_attribute, format_location, print_module
 from smec.ir.store import handles, load_module, load_weights, save_module, side_file
+from smec.ir.types import Handle, Location, Quantized, TensorType
 from smec.ir.verifier import verify
 
 

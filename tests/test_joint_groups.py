@@ -13,9 +13,9 @@ from test_grouping import assert_lossless, group_loads, packed, price
 
 from graphs import GraphMaker, sample
 from programs import lower
-from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.interpreter import interpret
+from smec.ir.types import Handle
 from smec.passes.mapping.grouping import Reader
 from smec.passes.mapping.joint import group_layer, join
 from smec.passes.mapping.row_exact import spans_of_groups

@@ -9,11 +9,11 @@ import pytest
 
 from graphs import GraphMaker
 from smec import targets
-from smec.ir.core import Handle, TensorType
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.nn import NNOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle, TensorType
 from smec.passes.base import PassContext, levels
 from smec.passes.legality import check_legal
 from smec.passes.pipeline import Pipeline, parse_pipeline

@@ -10,7 +10,6 @@ from onnx import helper, numpy_helper
 from test_frontend import operators
 
 from smec.frontend.load import import_model
-from smec.ir.core import Handle, Location, TensorType
 from smec.ir.dialects.nn import Constant, NNOp, to_node
 from smec.ir.dialects.nn_proto import (
     attribute_to_value,
@@ -23,6 +22,7 @@ from smec.ir.dialects.nn_proto import (
 )
 from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
+from smec.ir.types import Handle, Location, TensorType
 
 HERE = Location("model.onnx", "node")
 

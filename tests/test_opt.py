@@ -15,10 +15,10 @@ import shared
 import smec
 from ir_cases import read_with_xdsl
 from smec import cli, targets
-from smec.ir.core import Handle
 from smec.ir.errors import SmecError
 from smec.ir.printer import print_module
 from smec.ir.store import load_module, save_module
+from smec.ir.types import Handle
 from smec.opt import Settings, optimize, split
 from smec.passes.base import PassContext
 from smec.passes.pipeline import Pipeline, parse_pipeline

@@ -20,13 +20,13 @@ from programs import assembled, assert_passes, lower
 from smec import targets
 from smec.assembly import assemble, disassemble
 from smec.inspection import inspect
-from smec.ir.core import Handle
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
 from smec.ir.isa_machine import run_machine
+from smec.ir.types import Handle
 from smec.passes.base import PassContext
 from smec.passes.compact import Compact
 from smec.passes.constraints import Geometry, layer_constraint

@@ -13,10 +13,10 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from graphs import GraphMaker
 from smec import targets
-from smec.ir.core import Handle
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.linear_algebra import single_threaded_blas
+from smec.ir.types import Handle
 from smec.passes.admm.products import gram, matmul
 from smec.passes.base import Pass, PassContext
 from smec.passes.calibrate import CALIBRATION_INPUTS

@@ -16,13 +16,13 @@ from random_graphs import RandomGraph
 
 import shared
 from smec.frontend.load import import_model
-from smec.ir.core import Location
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
 from smec.ir.parser import parse_module
 from smec.ir.printer import print_module
 from smec.ir.store import handles
+from smec.ir.types import Location
 from smec.passes.base import PassContext
 from smec.passes.patterns import Uniform, Window
 from smec.passes.patterns import parse as parse_pattern

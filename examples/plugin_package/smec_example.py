@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from smec.ir.core import Handle
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.quant import WeightedOp
+from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.patterns import Pattern, register_pattern
 from smec.schemes import Scheme, register_scheme

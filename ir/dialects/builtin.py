@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smec.ir.core import Block, Handle, Operation, Value, attr, operand, region, result, tuple_attr
+from smec.ir.core import Block, Operation, Value, attr, operand, region, result, tuple_attr
+from smec.ir.types import Handle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Block, Handle, Location, Operation, Region, attr, region, tuple_attr
+from smec.ir.core import Block, Operation, Region, attr, region, tuple_attr
 from smec.ir.errors import SmecError
 from smec.ir.isa_machine import Machine, reference_run, run_machine
 from smec.ir.isa_sections import (
@@ -55,6 +55,7 @@ from smec.ir.isa_table import (
     encode,
     program_cycles,
 )
+from smec.ir.types import Handle, Location
 
 __all__ = [
     "DTYPE_CODES",

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from smec.ir.core import OPEN_DIALECTS, AttrValue, Handle, Location, Operation, TensorType, Value, attr, operand, result
+from smec.ir.core import OPEN_DIALECTS, AttrValue, Operation, Value, attr, operand, result
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.dialects.nn_proto import handle_to_array, rename_graph, subgraphs, value_to_attribute
+from smec.ir.types import Handle, Location, TensorType
 
 if TYPE_CHECKING:
     import onnx

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smec.ir.core import ELEMENT_DTYPES, TensorType
 from smec.ir.dialects.nn_proto import OPAQUE, element_of_dtype, type_proto
 from smec.ir.onnx_session import Session, SessionError
+from smec.ir.types import ELEMENT_DTYPES, TensorType
 
 if TYPE_CHECKING:
     import onnx

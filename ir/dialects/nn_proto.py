@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smec.ir.core import ELEMENT_DTYPES, AttrValue, Handle, TensorType
+from smec.ir.core import AttrValue
 from smec.ir.errors import SmecError
+from smec.ir.types import ELEMENT_DTYPES, Handle, TensorType
 
 if TYPE_CHECKING:
     import onnx

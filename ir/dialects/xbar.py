@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from smec.ir.core import Handle, attr, tuple_attr
+from smec.ir.core import attr, tuple_attr
 from smec.ir.dialects.quant import Conv, Gemm, WeightedOp
+from smec.ir.types import Handle
 
 
 def code_offset(sign: str, bits: int) -> int:

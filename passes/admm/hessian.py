@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smec.ir.core import Quantized
 from smec.ir.dialects.quant import Conv, WeightedOp
+from smec.ir.types import Quantized
 from smec.passes.admm.products import gram, matmul
 from smec.passes.mapping.jit import compiled, in_chunks
 from smec.passes.mapping.tiling import conv_blocks

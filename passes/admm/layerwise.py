@@ -7,10 +7,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from smec.ir.core import Handle, Value
+from smec.ir.core import Value
 from smec.ir.dialects.builtin import GraphOp, ModuleOp
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle
 from smec.passes.admm.doubling import rows_to_double
 from smec.passes.admm.estimate import estimate_of
 from smec.passes.admm.hessian import Addend, blocks_to_weight, measure, weight_blocks

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from smec.ir.batching import can_stack
-from smec.ir.core import Operation, Quantized, Value
+from smec.ir.core import Operation, Value
+from smec.ir.dialects.arithmetic import accumulator_bound, clamp_bounds, requantize_params
 from smec.ir.dialects.nn import Opsets
-from smec.ir.dialects.quant import Conv, accumulator_bound, clamp_bounds, requantize_params
+from smec.ir.dialects.quant import Conv
 from smec.ir.onnx_model import serialize
 from smec.ir.onnx_session import Session, SessionError
+from smec.ir.types import Quantized
 
 #: Bytes of results that a step of a run may make, and the most images in it.
 _STEP_BYTES, _MOST_IMAGES = 64 << 20, 64

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from smec.ir.core import Operation, Quantized, Value
-from smec.ir.dialects import quant, xbar
+from smec.ir.core import Operation, Value
+from smec.ir.dialects import arithmetic, quant, xbar
 from smec.ir.dialects.builtin import GraphOp, HostOp
 from smec.ir.isa_sections import dtype_code
+from smec.ir.types import Quantized
 from smec.passes.emission.builder import ACC, ACT, DTYPE_CODE, HOST, Builder
 from smec.passes.emission.crossbars import CrossbarTables
 from smec.passes.emission.halo import NO_HALO, Halo, reader_halo
@@ -166,7 +167,7 @@ class Lowering:
             k_offset = k_offset - k_offset.min()
 
         weights = op.integers().reshape(op.weight.shape[0], -1)
-        wide = quant.accumulator_bound(weights if op.doubled is None else op.absolute_sums(), q) >= 2**31
+        wide = arithmetic.accumulator_bound(weights if op.doubled is None else op.absolute_sums(), q) >= 2**31
         dtype = DTYPE_CODE["i64" if wide else "i32"]
         copies, shares, digits = self._tile_cores(op), shares_of(op), self._tile_digits(op)
         remote: list[tuple[Layout, Layout]] = []
@@ -277,8 +278,8 @@ class Lowering:
         src = self._walk_rows(acc)
         element = op.out.type.element
         if isinstance(element, Quantized):
-            mult, off = quant.requantize_params(op.weight_scale.array, op.bias.array, x, element)
-            lo, hi = quant.clamp_bounds(element, op.clamp_min, op.clamp_max)
+            mult, off = arithmetic.requantize_params(op.weight_scale.array, op.bias.array, x, element)
+            lo, hi = arithmetic.clamp_bounds(element, op.clamp_min, op.clamp_max)
             dst = b.walk(self.define(core, op.out), order)
             b.emit(
                 core,
@@ -293,7 +294,7 @@ class Lowering:
                 layer=layer,
             )
             return
-        mult, bias = quant.dequantize_params(op.weight_scale.array, op.bias.array, x)
+        mult, bias = arithmetic.dequantize_params(op.weight_scale.array, op.bias.array, x)
         target = self.places[op.out] = b.dense(core, HOST, self._static(op.out), DTYPE_CODE["f32"])
         b.emit(
             core,
@@ -338,8 +339,8 @@ class Lowering:
 
     def rescale(self, op: quant.Rescale) -> None:
         x, y = op.x.type.quantized, op.out.type.quantized
-        lo, hi = quant.clamp_bounds(y, op.clamp_min, op.clamp_max)
-        self._unary(op, "rescale", params=self.builder.f32.add(quant.rescale_params(x, y)), lo=lo, hi=hi)
+        lo, hi = arithmetic.clamp_bounds(y, op.clamp_min, op.clamp_max)
+        self._unary(op, "rescale", params=self.builder.f32.add(arithmetic.rescale_params(x, y)), lo=lo, hi=hi)
 
     def lut(self, op: quant.Lut) -> None:
         self._unary(op, "lut", table=self.builder.u16.add(op.table.array))
@@ -360,13 +361,13 @@ class Lowering:
 
     def add(self, op: quant.Add) -> None:
         y = op.out.type.quantized
-        lo, hi = quant.clamp_bounds(y, op.clamp_min, op.clamp_max)
-        params = self.builder.f32.add(quant.add_params(op.a.type.quantized, op.b.type.quantized, y))
+        lo, hi = arithmetic.clamp_bounds(y, op.clamp_min, op.clamp_max)
+        params = self.builder.f32.add(arithmetic.add_params(op.a.type.quantized, op.b.type.quantized, y))
         self._binary(op, "add", params=params, lo=lo, hi=hi)
 
     def mul(self, op: quant.Mul) -> None:
         a, b, y = op.a.type.quantized, op.b.type.quantized, op.out.type.quantized
-        lo, hi = quant.clamp_bounds(y, op.clamp_min, op.clamp_max)
+        lo, hi = arithmetic.clamp_bounds(y, op.clamp_min, op.clamp_max)
         params = self.builder.f32.add([a.scale * b.scale / y.scale, y.zero_point])
         self._binary(op, "mul", params=params, za=a.zero_point, zb=b.zero_point, lo=lo, hi=hi)
 
@@ -379,7 +380,7 @@ class Lowering:
     def avg_pool(self, op: quant.AvgPool) -> None:
         x, y, b = op.x.type.quantized, op.out.type.quantized, self.builder
         core, dst, src, window = self._pool(op, (1, 1))
-        factors = np.tile(quant.average_factors(op).reshape(-1), op.out.type.shape[0])
+        factors = np.tile(arithmetic.average_factors(op).reshape(-1), op.out.type.shape[0])
         params = b.f32.add([*factors, y.zero_point])
         b.emit(core, "avgpool", dst=dst, src=src, window=window, params=params, zero_point=x.zero_point, hi=y.qmax)
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smec.ir.core import Quantized, Value
-from smec.ir.dialects import quant
+from smec.ir.core import Value
+from smec.ir.dialects import arithmetic, quant
 from smec.ir.dialects.builtin import GraphOp, HostOp
 from smec.ir.dialects.xbar import MvmOp
+from smec.ir.types import Quantized
 from smec.passes.mapping.shares import row_by_row, shares_of
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _messages(graph: GraphOp, cores: list[np.ndarray]) -> Iterator[tuple[int | s
 def _sums(op: MvmOp, cores: np.ndarray, home: int | str) -> Iterator[tuple[int | str, int | str, int]]:
     """Sums that the cores of a layer send to its home."""
     q = op.x.type.quantized
-    wide = quant.accumulator_bound(op.integers().reshape(op.weight.shape[0], -1), q) >= 2**31
+    wide = arithmetic.accumulator_bound(op.integers().reshape(op.weight.shape[0], -1), q) >= 2**31
     cols = op.cols.array[op.xbar_tile.array]
     shares = shares_of(op)
     for copy, mine in enumerate(cores.reshape(op.copies, -1)):

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from smec.ir.core import AttrValue, Block, Handle, Location, Operation, Quantized, TensorType, Value
+from smec.ir.core import AttrValue, Block, Operation, Value
 from smec.ir.dialects import quant
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.dialects.nn import NNOp, graph_opsets
+from smec.ir.types import Handle, Location, Quantized, TensorType
 from smec.passes.quantization import specs
 from smec.passes.quantization.candidates import bias_of, clamp_of
 from smec.passes.quantization.carried import unit_levels

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smec.ir.core import Handle, Quantized, Value
+from smec.ir.core import Value
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.dialects.nn import Constant, NNOp
+from smec.ir.types import Handle, Quantized
 from smec.passes.quantization.qoperator import expand_qoperators
 
 INTEGERS, SCALES, AXIS = "_integers", "_scales", "_axis"

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from smec.ir.core import Operation, Quantized, Value
+from smec.ir.core import Operation, Value
 from smec.ir.dialects.builtin import GraphOp
+from smec.ir.types import Quantized
 from smec.passes.quantization import specs
 from smec.passes.quantization.carried import unit_levels
 from smec.passes.quantization.units import MOVEMENT_KINDS, Unit, graph_units

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from smec.ir.core import ELEMENT_DTYPES, BlockArgument, Value
+from smec.ir.core import BlockArgument, Value
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.dialects.nn import NNOp
+from smec.ir.types import ELEMENT_DTYPES
 from smec.passes.quantization.units import HOST, Unit, is_constant
 
 #: Kinds that case 4 sends to the host.

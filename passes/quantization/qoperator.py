@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smec.ir.core import AttrValue, TensorType, Value
+from smec.ir.core import AttrValue, Value
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.dialects.nn import Constant, NNOp
+from smec.ir.types import TensorType
 
 MICROSOFT = "com.microsoft"
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from smec.ir.core import Quantized
+from smec.ir.types import Quantized
 
 Method = Literal["min-max", "percentile", "mse"]
 

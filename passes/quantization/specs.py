@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smec.ir.core import TensorType, Value
+from smec.ir.core import Value
 from smec.ir.dialects.nn import NNOp
+from smec.ir.types import TensorType
 from smec.passes.quantization.carried import carried_weight
 from smec.passes.quantization.units import fits_device
 

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from smec.ir.core import BlockArgument, Operation, OpResult, Quantized, TensorType, Value
+from smec.ir.core import BlockArgument, Operation, OpResult, Value
 from smec.ir.dialects.builtin import GraphOp
 from smec.ir.dialects.nn import Constant, NNOp
+from smec.ir.types import Quantized, TensorType
 
 UNIT, KIND, TYPES = "_unit", "_kind", "_types"
 

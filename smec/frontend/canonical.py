@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from smec.ir.core import AttrValue, TensorType, Value
+from smec.ir.core import AttrValue, Value
 from smec.ir.dialects.nn import Constant, NNOp
 from smec.ir.rewriter import Rewriter
+from smec.ir.types import TensorType
 
 
 def ints(op: NNOp, name: str, default: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from smec.frontend.inputs import real_inputs
 from smec.frontend.model_file import OnnxFile
-from smec.ir.core import AttrValue, Block, Handle, Location, Region, TensorType, Value
+from smec.ir.core import AttrValue, Block, Region, Value
 from smec.ir.dialects.builtin import GraphOp, ModuleOp, ReturnOp
 from smec.ir.dialects.nn import Constant, NNOp
 from smec.ir.dialects.nn_proto import (
@@ -19,6 +19,7 @@ from smec.ir.dialects.nn_proto import (
     tensor_to_handle,
 )
 from smec.ir.errors import SmecError
+from smec.ir.types import Handle, Location, TensorType
 
 if TYPE_CHECKING:
     import onnx

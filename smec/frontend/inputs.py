@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smec.frontend.model_file import OnnxFile
-from smec.ir.core import TensorType
 from smec.ir.dialects.nn_proto import OPAQUE, element_of
 from smec.ir.errors import SmecError
 from smec.ir.images import Arrays
+from smec.ir.types import TensorType
 
 if TYPE_CHECKING:
     import onnx

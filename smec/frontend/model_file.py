@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smec.ir.core import ELEMENT_DTYPES, Location
 from smec.ir.dialects.nn_proto import element_of, subgraphs
 from smec.ir.errors import SmecError
 from smec.ir.onnx_session import LIGHT_LIMIT, mark_external
+from smec.ir.types import ELEMENT_DTYPES, Location
 
 if TYPE_CHECKING:
     import onnx

@@ -11,11 +11,11 @@ import numpy as np
 from smec.frontend.fold import without_weights
 from smec.frontend.inputs import input_types
 from smec.frontend.model_file import OnnxFile
-from smec.ir.core import TensorType
 from smec.ir.dialects.nn_proto import OPAQUE, element_of, element_of_dtype
 from smec.ir.errors import SmecError
 from smec.ir.images import Arrays, random_arrays
 from smec.ir.onnx_session import Session, SessionError
+from smec.ir.types import TensorType
 
 if TYPE_CHECKING:
     import onnx
