@@ -254,18 +254,6 @@ def agu_view(memory: npt.NDArray[Any], agu: npt.NDArray[np.int64]) -> npt.NDArra
     return np.lib.stride_tricks.as_strided(start, shape=shape, strides=strides)
 
 
-def tile_reads(sections: Mapping[str, npt.NDArray[Any]], act_bits: int, dac_bits: int) -> IntArray:
-    """Read cycles that one input pixel takes in each tile, int64 [tiles].
-
-    The crossbars of a tile read at the same time; each takes ceil((A + kmax - kmin) / d) reads for each row group.
-    """
-    tiles = np.asarray(sections["tile_xbars"])
-    cycles = group_reads(sections, act_bits, dac_bits)
-    reads = np.zeros(len(tiles), np.int64)
-    np.maximum.at(reads, tile_of_crossbar(tiles, len(cycles)), cycles.sum(axis=1))
-    return reads
-
-
 def group_reads(sections: Mapping[str, npt.NDArray[Any]], act_bits: int, dac_bits: int) -> IntArray:
     """Reads of each row group, ceil((A + kmax - kmin) / d), int64 [crossbars, groups]; 0 where there is no such group.
 
@@ -315,6 +303,15 @@ def row_signs(
     return signs
 
 
+def reads_within(reads: IntArray, first: npt.ArrayLike, digits: npt.ArrayLike) -> IntArray:
+    """Of `reads` of row groups those of `digits` digits from number `first` on; all where `digits` is 0.
+
+    The arrays broadcast.
+    """
+    within: IntArray = np.where(np.greater(digits, 0), np.clip(np.subtract(reads, first), 0, digits), reads)
+    return within
+
+
 class Sizes:
     """Sizes that an instruction's operands stand for, as arrays over the tables that the operands index.
 
@@ -336,10 +333,6 @@ class Sizes:
         self._sections = sections
 
     @cached_property
-    def _tile_reads(self) -> IntArray:
-        return tile_reads(self._sections, self.act_bits, self.hardware.dac_bits)
-
-    @cached_property
     def _group_reads(self) -> tuple[IntArray, IntArray]:
         """`group_reads`, and the tile of each crossbar."""
         reads = group_reads(self._sections, self.act_bits, self.hardware.dac_bits)
@@ -350,23 +343,21 @@ class Sizes:
 
         first, digits: int64 [n], the digits that are read of each row group; `digits` 0: all.
         """
-        reads: IntArray = self._tile_reads[tile]
-        parts = np.flatnonzero(digits)
-        if len(parts):
-            reads = reads.copy()
-            groups, owner = self._group_reads
-            for start, count in np.unique(np.stack([first[parts], digits[parts]], axis=1), axis=0).tolist():
-                own = parts[(first[parts] == start) & (digits[parts] == count)]
-                each = np.zeros(len(self._tile_reads), np.int64)
-                np.maximum.at(each, owner, np.clip(groups - start, 0, count).sum(axis=1))
-                reads[own] = each[tile[own]]
+        groups, owner = self._group_reads
+        reads = np.zeros(len(tile), np.int64)
+        for start, count in np.unique(np.stack([first, digits], axis=1), axis=0).tolist():
+            own = (first == start) & (digits == count)
+            each = np.zeros(len(self._sections["tile_xbars"]), np.int64)
+            # the crossbars of a tile read at the same time
+            np.maximum.at(each, owner, reads_within(groups, start, count).sum(axis=1))
+            reads[own] = each[tile[own]]
         return reads
 
     @cached_property
     def digits(self) -> IntArray:
         """Input digits of each tile, int64 [tiles]: the most reads of any of its row groups, ceil(A / d) at least."""
         groups, owner = self._group_reads
-        digits = np.full(len(self._tile_reads), -(-self.act_bits // self.hardware.dac_bits), np.int64)
+        digits = np.full(len(self._sections["tile_xbars"]), -(-self.act_bits // self.hardware.dac_bits), np.int64)
         np.maximum.at(digits, owner, groups.max(axis=1, initial=0))
         return digits
 

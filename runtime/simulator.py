@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from smec.ir.errors import SmecError
-from smec.ir.isa_sections import group_reads, tile_of_crossbar
+from smec.ir.isa_sections import group_reads, reads_within, tile_of_crossbar
 from smec.ir.isa_table import by_instruction
 from smec.ir.linear_algebra import single_threaded_blas
 from smec.runtime.arrays import Array, IntArray
@@ -281,8 +281,7 @@ def adc_reads(program: Program) -> IntArray:
         pixels, first, digits = program.sizes.points[operands["dst"]], operands["first"], operands["digits"]
         for start, count in np.unique(np.stack([first, digits], axis=1), axis=0).tolist():
             cycles = np.zeros(len(tiles), np.int64)
-            read = np.clip(groups - start, 0, count) if count else groups
-            np.add.at(cycles, owner, read.sum(axis=1))
+            np.add.at(cycles, owner, reads_within(groups, start, count).sum(axis=1))
             mine = (first == start) & (digits == count)
             np.add.at(reads, operands["tile"][mine], pixels[mine] * cycles[operands["tile"][mine]])
     return np.asarray(reads * columns)

@@ -38,7 +38,6 @@ from smec.ir.isa_sections import (
     dtype_of_code,
     empty_sections,
     merge_dims,
-    tile_reads,
 )
 from smec.ir.isa_table import (
     INSTRUCTIONS,
@@ -93,7 +92,6 @@ __all__ = [
     "program_cycles",
     "reference_run",
     "run_machine",
-    "tile_reads",
     "to_ir",
     "to_words",
 ]

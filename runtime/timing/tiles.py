@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from smec.ir.isa_sections import IntArray, tile_of_crossbar
+from smec.ir.isa_sections import IntArray, reads_within, tile_of_crossbar
 from smec.ir.isa_table import by_instruction
 from smec.runtime.container import Program
 from smec.runtime.kernels import kernel
@@ -71,8 +71,7 @@ class _Entries:
 
     def read(self, reads: IntArray, part: slice) -> IntArray:
         """Reads of the row groups of some entries, where all digits take `reads`, int64 [entries of part, groups]."""
-        first, digits = self.first[part, None], self.digits[part, None]
-        return np.where(digits > 0, np.clip(reads - first, 0, digits), reads)
+        return reads_within(reads, self.first[part, None], self.digits[part, None])
 
 
 def tile_costs(program: Program, machine: Machine) -> Tiles:
