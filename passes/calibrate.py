@@ -98,13 +98,23 @@ class Calibrate(Pass):
         total = min(given, self.images) if self.images else given
         done = 0
         for found in FloatRunner(module).run(arrays, list(sources), self.batch or None):
-            for value, array in found.items():
-                statistics[value].add(array[: total - done], total)
+            _add([(statistics[value], array[: total - done]) for value, array in found.items()], total)
             done += len(next(iter(found.values())))
             context.progress("calibrating", min(done, total), total)
             if done >= total:
                 break
         return statistics, total
+
+
+def _add(found: Sequence[tuple[Statistics, np.ndarray]], images: int) -> None:
+    """Take in values of several tensors, of `images` images altogether."""
+    from smec.passes.mapping.jit import in_chunks
+
+    def work(start: int, stop: int) -> None:
+        for statistics, values in found[start:stop]:
+            statistics.add(values, images)
+
+    in_chunks(len(found), work, least=1)
 
 
 def calibration_inputs(module: ModuleOp, context: PassContext) -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,9 @@ from smec.passes.base import register_pass
 
 if TYPE_CHECKING:
     from smec.passes.admm.problem import Problem, Solution
+
+#: Share of the iterations that a layer waits for better integers; see `Schedule`.
+_PATIENCE = 0.12
 
 
 @register_pass
@@ -31,7 +36,7 @@ class QuantizeAdmm(LayerwiseQuantizer):
 
     name = "quantize-admm"
 
-    iterations: int = field(default=100, metadata={"doc": "of ADMM, a layer"})
+    iterations: int = field(default=100, metadata={"doc": "of ADMM, a layer, at most"})
     rho: float = field(default=0.03, metadata={"doc": "first penalty, as a share of H's mean diagonal"})
     growth: float = field(default=0.0, metadata={"doc": "factor of the penalty an iteration; 0: 300-fold in all"})
     sweeps: int = field(default=8, metadata={"doc": "most sweeps of coordinate descent afterwards"})
@@ -42,12 +47,16 @@ class QuantizeAdmm(LayerwiseQuantizer):
         from smec.passes.admm.solver import Basis, Schedule, Trace, growth_over, solve
 
         trace = Trace()
-        schedule = Schedule(self.iterations, self.rho, self.growth or growth_over(self.iterations))
-        raw = solve(problem, starting_scales(problem), schedule, Basis.of(problem.hessian), trace)
+        growth = self.growth or growth_over(self.iterations)
+        schedule = Schedule(self.iterations, self.rho, growth, math.ceil(_PATIENCE * self.iterations))
+        with ThreadPoolExecutor(1) as pool:  # what takes one core for long, and meanwhile what it does not need
+            basis = pool.submit(Basis.of, problem.hessian)
+            scales = starting_scales(problem)
+        raw = solve(problem, scales, schedule, basis.result(), trace)
         found = polish(problem, raw, self.sweeps)
         energy = problem.energy or 1.0
         figures: dict[str, Any] = {
-            "iterations": self.iterations,
+            "iterations": len(trace.error),
             "trace": [error / energy for error in trace.error],
             "primal": trace.primal[-1] / energy if trace.primal else 0.0,
             "dual": trace.dual[-1] / energy if trace.dual else 0.0,

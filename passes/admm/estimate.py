@@ -23,6 +23,7 @@ import numpy as np
 from smec.ir.linear_algebra import single_threaded_blas
 from smec.passes.admm.hessian import Moments
 from smec.passes.admm.products import matmul
+from smec.passes.mapping.jit import in_chunks
 
 #: Ridges that are tried, as shares of H's mean diagonal.
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -92,30 +93,46 @@ def _best_ridge(folds: tuple[Moments, Moments], weight: np.ndarray) -> float:
     """Case 1; infinity where no correction helps. (More ridges and both directions where that is cheap.)"""
     large = weight.shape[1] > _LARGE
     ridges: Sequence[float] = _FEW_RIDGES if large else _RIDGES
-    gains = np.zeros(len(ridges))
-    for train, test in [folds] if large else [folds, folds[::-1]]:
-        if min(train.samples, test.samples) < 2:
-            return float("inf")
-        h = train.hessian
-        corrected = _correction(h, train.cross - matmul(h, weight), _mean_diagonal(h))
-        unseen = test.hessian
-        residual = (test.cross - matmul(unseen, weight)).astype(np.float32)
-        unseen = unseen.astype(np.float32)
-        for index, ridge in enumerate(ridges):
-            d = corrected(ridge).astype(np.float32)
-            # |X (W + D) - Y|^2 less |X W - Y|^2, a sample.
-            change = matmul(unseen, d) - 2 * residual
-            gains[index] -= np.einsum("gkm,gkm->", d, change, dtype=np.float64)
+    directions = [folds] if large else [folds, folds[::-1]]
+    if min(fold.samples for fold in folds) < 2:
+        return float("inf")
+    gains = np.zeros((len(directions), len(ridges)))
+
+    def one_way(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            gains[i] = _gains(*directions[i], weight, ridges)
+
+    in_chunks(len(directions), one_way, least=1)
+    gains = gains.sum(axis=0)
     best = int(np.argmax(gains))
     return ridges[best] if gains[best] > 0 else float("inf")
+
+
+def _gains(train: Moments, test: Moments, weight: np.ndarray, ridges: Sequence[float]) -> np.ndarray:
+    """By how much the correction found on `train` lowers the error on `test`, a sample, for each ridge."""
+    h = train.hessian
+    corrected = _correction(h, train.cross - matmul(h, weight), _mean_diagonal(h))
+    unseen = test.hessian
+    residual = (test.cross - matmul(unseen, weight)).astype(np.float32)
+    unseen = unseen.astype(np.float32)
+    found = np.zeros(len(ridges))
+
+    def some(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            d = corrected(ridges[i]).astype(np.float32)
+            # |X (W + D) - Y|^2 less |X W - Y|^2
+            change = matmul(unseen, d) - 2 * residual
+            found[i] = -np.einsum("gkm,gkm->", d, change, dtype=np.float64)
+
+    in_chunks(len(ridges), some, least=1)
+    return found
 
 
 def _correction(h: np.ndarray, c: np.ndarray, diagonal: np.ndarray) -> Callable[[float], np.ndarray]:
     """D as a function of the ridge."""
     m = np.where(diagonal > 0, diagonal, 1.0).astype(h.dtype)
     if h.shape[1] > _LARGE:
-        eye = np.eye(h.shape[1], dtype=h.dtype)
-        return lambda ridge: np.linalg.solve(h + h.dtype.type(ridge) * m * eye, c)
+        return lambda ridge: _solved(h, h.dtype.type(ridge) * m, c)
     with single_threaded_blas():
         values, vectors = np.linalg.eigh(h)
     values = np.maximum(values, 0)[..., None]
@@ -125,3 +142,17 @@ def _correction(h: np.ndarray, c: np.ndarray, diagonal: np.ndarray) -> Callable[
         return matmul(vectors, inside / (values + h.dtype.type(ridge) * m))
 
     return at
+
+
+def _solved(h: np.ndarray, added: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """(H + d I)^-1 C for each group's d, [G, 1, 1] above 0."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    out = np.empty_like(c)
+    with single_threaded_blas():
+        for g in range(len(h)):
+            sum_of = h[g].copy()
+            np.einsum("kk->k", sum_of)[...] += added[g, 0, 0]
+            factor = cho_factor(sum_of, lower=True, overwrite_a=True, check_finite=False)
+            out[g] = cho_solve(factor, c[g], check_finite=False)
+    return out

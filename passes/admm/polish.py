@@ -3,8 +3,8 @@
 With all other rows fixed, the error as a function of one row r of Z is H_rr |z_r - z*|^2 + const with
 z* = z_r - R_r / H_rr, R = H (Z - W): its best value is the projection of z* onto the set, entry weights a^2. Sweeps
 over all rows never increase the error; between sweeps the scales are fitted again. Rows are taken in blocks, within
-which R is kept up to date row by row, and after which all of it is, by one product (as in GPTQ, arXiv 2210.17323,
-section 3).
+which R is kept up to date row by row, and after which that of the rows to come is, by one product (as in GPTQ, arXiv
+2210.17323, section 3).
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ def polish(problem: Problem, start: Solution, sweeps: int = 8) -> Solution:
     if held is None:
         return start
     best = start
+    _, residual = problem.error_and_residual(start.integers, start.scales)
     for _ in range(sweeps):
         integers = best.integers.copy()
-        sweep(problem, integers, best.scales, *held)
+        sweep(problem, integers, best.scales, residual, *held)
         scales = refit(problem, integers, best.scales)
-        error = problem.error(integers, scales)
+        error, residual = problem.error_and_residual(integers, scales)
         if error < best.error:
             gain = best.error - error
             best = Solution(integers, scales, error)
@@ -55,19 +56,21 @@ def polish(problem: Problem, start: Solution, sweeps: int = 8) -> Solution:
     return best
 
 
-def sweep(problem: Problem, integers: np.ndarray, scales: np.ndarray, rows: RowSet, box: Box | None) -> None:
+def sweep(
+    problem: Problem, integers: np.ndarray, scales: np.ndarray, residual: np.ndarray, rows: RowSet, box: Box | None
+) -> None:
     """One sweep over all rows, in place.
 
     Args:
         problem: the layer.
         integers: int16 [G, K, M], in `rows` and `box`.
         scales: float32 [G, 1, M].
+        residual: R = H (Z - W), float32 [G, K, M]; it is used up.
         rows: the set that each row segment is from.
         box: bounds, or None.
     """
     h = problem.hessian
     groups, k, m = integers.shape
-    residual = matmul(h, integers * scales - problem.target)
     bounds = full_box(box, integers.shape) if box is not None else Box(*[np.empty((0, 0, 0), np.float32)] * 2)
     table, middle = rows.table()
     spans = rows.spans()[np.arange(k) % len(rows.spans())]
@@ -88,8 +91,8 @@ def sweep(problem: Problem, integers: np.ndarray, scales: np.ndarray, rows: RowS
             _sweep_block(start, stop, strips, strip, *arrays)
 
         in_chunks(groups * strips, work, least=max(1, 4096 // (local.shape[1] * strip)))
-        if k > BLOCK:
-            residual += matmul(h[:, :, block], change)
+        if block.stop < k:  # rows that were swept do not look at it again
+            residual[:, block.stop :] += matmul(h[:, block.stop :, block], change)
 
 
 @compiled

@@ -8,6 +8,7 @@ and scales a, of each column or one for all, give Z = Q a.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -38,15 +39,20 @@ class Problem:
     constraint: ConstraintSet
     column: bool
 
-    @property
+    @cached_property
     def energy(self) -> float:
         """tr(W^T H W): the error of all weights 0."""
         return float(np.einsum("gkm,gkm->", self.target, matmul(self.hessian, self.target), dtype=np.float64))
 
     def error(self, integers: np.ndarray, scales: np.ndarray) -> float:
         """tr((Z - W)^T H (Z - W)) for Q = `integers` [G, K, M] and a = `scales` [G, 1, M]."""
+        return self.error_and_residual(integers, scales)[0]
+
+    def error_and_residual(self, integers: np.ndarray, scales: np.ndarray) -> tuple[float, np.ndarray]:
+        """The same, and H (Z - W), float32 [G, K, M]."""
         difference = integers * scales - self.target
-        return float(np.einsum("gkm,gkm->", difference, matmul(self.hessian, difference), dtype=np.float64))
+        residual = matmul(self.hessian, difference)
+        return float(np.einsum("gkm,gkm->", difference, residual, dtype=np.float64)), residual
 
     def project(self, real: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """The integers Q, int16 [G, K, M], for which Q a is nearest to `real`."""
@@ -64,7 +70,13 @@ class Solution:
 
 def nearest_integers(real: np.ndarray, scales: np.ndarray, constraint: ConstraintSet) -> np.ndarray:
     """The integers Q, int16 [G, K, M], for which Q a is nearest to `real` at the scales a, [G, 1, M]."""
-    return constraint.project(real / scales, np.square(scales / scales.max()))
+    return constraint.project(real / scales, importance(scales))
+
+
+def importance(scales: np.ndarray) -> np.ndarray:
+    """What an error of one integer step counts for at these scales, the largest 1: float32 of their shape."""
+    weights: np.ndarray = np.square(scales / scales.max())
+    return weights
 
 
 def scales_to_try(real: np.ndarray, constraint: ConstraintSet, column: bool) -> list[np.ndarray]:

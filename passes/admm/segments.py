@@ -15,6 +15,7 @@ from smec.ir.dialects.quant import Conv
 from smec.ir.onnx_model import serialize
 from smec.ir.onnx_session import Session, SessionError
 from smec.ir.types import Quantized
+from smec.passes.mapping.jit import compiled, in_chunks
 
 #: Bytes of results that a step of a run may make, and the most images in it.
 _STEP_BYTES, _MOST_IMAGES = 64 << 20, 64
@@ -24,6 +25,9 @@ THREADS = 2
 
 #: Integers up to here are exact in float32.
 _EXACT = 1 << 24
+
+#: Sums that a thread requantizes at least.
+_LEAST_WORK = 1 << 16
 
 #: Operator set of the layers' models.
 _OPSET = 17
@@ -71,11 +75,13 @@ class Segment:
         """
         arrays = [live[v] for v in self.inputs]
         size = sum(max(v.type.size, 1) for v in self.outputs)
-        found: list[list[np.ndarray]] = [[] for _ in self.outputs]
+        found: dict[Value, np.ndarray] = {}
         for part in steps(images, size):
-            for collected, results in zip(found, self._step([a[part] for a in arrays]), strict=True):
-                collected.append(results)
-        return {v: np.concatenate(parts) for v, parts in zip(self.outputs, found, strict=True)}
+            for value, result in zip(self.outputs, self._step([a[part] for a in arrays]), strict=True):
+                if value not in found:  # not put together at the end: both would be in memory
+                    found[value] = np.empty((images, *result.shape[1:]), result.dtype)
+                found[value][part] = result
+        return found
 
     def _step(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self.stacked:
@@ -91,53 +97,86 @@ class Segment:
 def run_convolution(op: Conv, q: np.ndarray) -> np.ndarray | None:
     """What `op.interpret` returns for levels `q` (B, ...), sooner; None where onnxruntime cannot be exact.
 
-    The convolution runs on float32 integers below 2^24, whose sums no order of summation changes. What follows are the
-    single float32 operations of the definition, which onnxruntime does not join when its optimizations are off.
+    The convolution runs on float32 integers below 2^24, whose sums no order of summation changes; where they could
+    become larger, on some of the input channels at a time.
     """
     x, y = op.x.type.quantized, op.out.type.element
     weight = op.integers()
-    if not isinstance(y, Quantized) or q.dtype != np.uint8 or accumulator_bound(weight, x) >= _EXACT:
+    parts = _channels(op, weight) if isinstance(y, Quantized) and q.dtype == np.uint8 else []
+    if not parts or not isinstance(y, Quantized):
         return None
     mult, off = requantize_params(op.weight_scale.array, op.bias.array, x, y)
     low, high = clamp_bounds(y, op.clamp_min, op.clamp_max)
-    session = Session(_convolution(op, weight, mult, off, low, high), level="none", threads=THREADS)
+    sessions = [Session(_convolution(op, weight[:, part]), threads=THREADS) for part in parts]
     out = np.empty((len(q), *op.out.type.shape), op.out.type.dtype)
-    for part in steps(len(q), op.out.type.size + op.x.type.size):
-        found = session.run({"x": q[part].reshape(-1, *q.shape[2:])})[0]
-        out[part] = found.reshape(out[part].shape)
+    for step in steps(len(q), op.out.type.size + op.x.type.size):
+        levels = q[step].reshape(-1, *q.shape[2:])
+        # a layer with groups has all channels in one part, of its inputs and of its weights
+        found = [
+            s.run({"x": levels if len(parts) == 1 else np.ascontiguousarray(levels[:, part])})[0]
+            for s, part in zip(sessions, parts, strict=True)
+        ]
+        sums = found[0] if len(found) == 1 else np.sum(found, axis=0, dtype=np.float64).astype(np.float32)
+        _requantize_all(sums, mult, off, low, high, out[step].reshape(sums.shape))
     return out
 
 
-def _convolution(op: Conv, weight: np.ndarray, mult: np.ndarray, off: np.ndarray, low: int, high: int) -> bytes:
+def _channels(op: Conv, weight: np.ndarray) -> list[slice]:
+    """The fewest equal parts of the input channels whose sums all stay below 2^24; none if there are no such parts."""
+    channels, count = weight.shape[1], 1
+    while count <= channels and (count == 1 or op.groups == 1):
+        size = -(-channels // count)
+        parts = [slice(first, first + size) for first in range(0, channels, size)]
+        if all(accumulator_bound(weight[:, part], op.x.type.quantized) < _EXACT for part in parts):
+            return parts
+        count += 1
+    return []
+
+
+def _requantize_all(sums: np.ndarray, mult: np.ndarray, off: np.ndarray, low: int, high: int, out: np.ndarray) -> None:
+    """clip(rint(f32(f32(sums mult) + off))), channel by channel: `out` [N, C, H, W]."""
+    bounds = np.float32(low), np.float32(high)
+
+    def work(start: int, stop: int) -> None:
+        _requantize(start, stop, sums, mult, off, *bounds, out)
+
+    in_chunks(out.shape[0] * out.shape[1], work, least=max(1, _LEAST_WORK // max(out.shape[2] * out.shape[3], 1)))
+
+
+@compiled
+def _requantize(
+    start: int, stop: int, sums: np.ndarray, mult: np.ndarray, off: np.ndarray, low: np.float32, high: np.float32,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    for item in range(start, stop):
+        n, c = divmod(item, out.shape[1])
+        for h in range(out.shape[2]):
+            acc, levels = sums[n, c, h], out[n, c, h]
+            for w in range(len(acc)):
+                levels[w] = min(max(np.rint(acc[w] * mult[c] + off[c]), low), high)
+
+
+def _convolution(op: Conv, weight: np.ndarray) -> bytes:
+    """A model of the sums of `op` with these of its weights, on levels of the input channels that they belong to."""
     from onnx import TensorProto, helper, numpy_helper
 
-    column = (1, -1, 1, 1)
-    constants = {
-        "w": weight.astype(np.float32),
-        "z": np.float32(op.x.type.quantized.zero_point),
-        "mult": mult.reshape(column),
-        "off": off.reshape(column),
-        "low": np.float32(low),
-        "high": np.float32(high),
-    }
+    constants = {"w": weight.astype(np.float32), "z": np.float32(op.x.type.quantized.zero_point)}
     top, left, bottom, right = op.pads
-    kind = TensorProto.UINT8 if op.out.type.dtype == np.uint8 else TensorProto.INT32
     spatial: dict[str, Any] = {"strides": op.strides, "dilations": op.dilations, "pads": (top, left, bottom, right)}
     nodes = [
         helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["f", "z"], ["centred"]),
-        helper.make_node("Conv", ["centred", "w"], ["acc"], group=op.groups, **spatial),
-        helper.make_node("Mul", ["acc", "mult"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "off"], ["moved"]),
-        helper.make_node("Round", ["moved"], ["rounded"]),
-        helper.make_node("Clip", ["rounded", "low", "high"], ["held"]),
-        helper.make_node("Cast", ["held"], ["y"], to=kind),
+        helper.make_node("Conv", ["centred", "w"], ["sums"], group=op.groups, **spatial),
     ]
     graph = helper.make_graph(
         nodes,
         "layer",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", *op.x.type.shape[1:]])],
-        [helper.make_tensor_value_info("y", kind, ["N", *op.out.type.shape[1:]])],
+        [
+            helper.make_tensor_value_info(
+                "x", TensorProto.UINT8, ["N", weight.shape[1] * op.groups, *op.x.type.shape[2:]]
+            )
+        ],
+        [helper.make_tensor_value_info("sums", TensorProto.FLOAT, ["N", *op.out.type.shape[1:]])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     opsets = [helper.make_opsetid("", _OPSET)]

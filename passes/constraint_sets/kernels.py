@@ -29,11 +29,13 @@ def project_segment(
     """
     last = table.shape[1] - 1
     best, chosen = np.inf, span[0]
+    place = np.empty(len(values), np.int32)
+    for j in range(len(values)):
+        place[j] = nearest(min(max(values[j], low[j]), high[j]) if bounded else values[j], middle, last)
     for level in range(span[0], span[1]):
         total = 0.0
         for j in range(len(values)):
-            v = min(max(values[j], low[j]), high[j]) if bounded else values[j]
-            d = values[j] - table[level, nearest(v, middle, last)]
+            d = values[j] - table[level, place[j]]
             total += weights[j] * d * d
             if total >= best:
                 break
@@ -41,8 +43,7 @@ def project_segment(
         if total < best or level == span[0]:
             best, chosen = total, level
     for j in range(len(values)):
-        v = min(max(values[j], low[j]), high[j]) if bounded else values[j]
-        out[j] = table[chosen, nearest(v, middle, last)]
+        out[j] = table[chosen, place[j]]
     return best
 
 
