@@ -12,12 +12,12 @@ from smec.ir.dialects.xbar import MvmOp
 from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.layers import array, block_shape, crossbar_layers, extent, hardware
-from smec.passes.mapping.placement import Placement, place, slots_needed
+from smec.passes.mapping.placement import Placement, Work, place, side_by_side, slots_needed
 from smec.passes.mapping.routing import Grid, arrange
 from smec.passes.mapping.solver import gap
 from smec.passes.mapping.tiling import crossbars_dense
 from smec.passes.mapping.traffic import core_traffic
-from smec.passes.mapping.workload import balance, conversions
+from smec.passes.mapping.workload import balance, conversions, reads_of_tiles
 
 
 @register_pass
@@ -50,8 +50,8 @@ class AssignCores(Pass):
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         target = hardware(context, self.name)
         layers = crossbar_layers(module)
-        counts, heights, widths, layer = [], [], [], []
-        for i, op in enumerate(layers):
+        counts, heights, widths = [], [], []
+        for op in layers:
             count = np.bincount(array(op, "xbar_tile", "slice-bits"), minlength=op.rows.shape[0])
             width = extent(op.cols.array)
             most = int(slots_needed(count, width, target.columns, self.beside).max(initial=0))
@@ -65,23 +65,30 @@ class AssignCores(Pass):
             counts.append(np.tile(count, op.copies))
             heights.append(np.tile(extent(op.rows.array), op.copies))
             widths.append(np.tile(width, op.copies))
-            layer.append(np.full(len(count) * op.copies, i))
         placed = place(
             _joined(counts),
             _joined(heights),
             _joined(widths),
-            _joined(layer),
             rows=target.rows,
             columns=target.columns,
             per_core=target.crossbars_per_core,
             share=self.share,
             beside=self.beside,
+            work=self._work(layers, context) if any(op.copies > 1 for op in layers) else None,
         )
         placed, workload = self._level(layers, placed, context)
         placed, network = self._route(module, layers, placed, context)
         changed = _write(layers, placed)
         context.report[self.name] = {**self._report(layers, placed), "workload": workload, "network": network}
         return changed
+
+    def _work(self, layers: list[MvmOp], context: PassContext) -> Work:
+        """The reads of each tile of each copy, and the most of any: what copies save, sharing is not to take back."""
+        reads = []
+        for op in layers:
+            units = side_by_side(op.xbar_tile.array, extent(op.cols.array), op.geometry[1], self.beside)
+            reads.append(reads_of_tiles(op, units.unit, context.act_bits, context.target.dac_bits).reshape(-1))
+        return Work(_joined(reads), max((int(r.max(initial=0)) for r in reads), default=0))
 
     def _level(self, layers: list[MvmOp], placed: Placement, context: PassContext) -> tuple[Placement, dict[str, Any]]:
         """Slots such that banks of converters have equal work; figures in conversions of an image."""

@@ -14,7 +14,7 @@ from smec.passes.assign_cores import AssignCores
 from smec.passes.base import PassContext
 from smec.passes.compact import Compact
 from smec.passes.mapping.layers import crossbar_layers
-from smec.passes.mapping.placement import Placement, place
+from smec.passes.mapping.placement import Placement, Work, place
 from smec.passes.mapping.slicing import unpack_cells
 from smec.passes.slice_bits import SliceBits
 from smec.passes.tile import Tile
@@ -52,18 +52,17 @@ def assert_placed(
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 6), st.integers(1, 16), st.integers(1, 16), st.booleans()), max_size=40),
+    st.lists(st.tuples(st.integers(0, 6), st.integers(1, 16), st.integers(1, 16), st.integers(0, 9)), max_size=40),
     st.integers(6, 12),
     st.booleans(),
     st.booleans(),
 )
 def test_places_do_not_overlap(
-    tiles: list[tuple[int, int, int, bool]], per_core: int, share: bool, beside: bool
+    tiles: list[tuple[int, int, int, int]], per_core: int, share: bool, beside: bool
 ) -> None:
     counts, heights, widths = (np.array([t[i] for t in tiles], np.int64) for i in range(3))
-    layer = np.cumsum(np.array([t[3] for t in tiles], np.int64))
     target = Target(rows=16, columns=16, crossbars_per_core=per_core)
-    placed = place(counts, heights, widths, layer, rows=16, columns=16, per_core=per_core, share=share, beside=beside)
+    placed = place(counts, heights, widths, rows=16, columns=16, per_core=per_core, share=share, beside=beside)
     assert_placed(placed, counts, heights, widths, target)
     if not share:
         assert placed.physical == placed.bound
@@ -71,8 +70,20 @@ def test_places_do_not_overlap(
         for t in range(len(counts)):
             mine = np.repeat(np.arange(len(counts)), counts) == t
             assert len(set(placed.slot[mine])) == counts[t]
-        alone = place(counts, heights, widths, layer, rows=16, columns=16, per_core=per_core, share=share)
+        alone = place(counts, heights, widths, rows=16, columns=16, per_core=per_core, share=share)
         assert alone.physical <= placed.physical
+    reads, most = np.array([t[3] for t in tiles], np.int64), max((t[3] for t in tiles), default=0)
+    limited = place(
+        counts, heights, widths, rows=16, columns=16, per_core=per_core, share=share, beside=beside,
+        work=Work(reads, most),
+    )  # fmt: skip
+    assert_placed(limited, counts, heights, widths, target)
+    assert limited.physical >= placed.bound
+    spent: dict[tuple[int, int], int] = {}
+    tile = np.repeat(np.arange(len(counts)), counts)
+    for core, slot, t in sorted({*zip(limited.core.tolist(), limited.slot.tolist(), tile.tolist(), strict=True)}):
+        spent[core, slot] = spent.get((core, slot), 0) + int(reads[t])
+    assert max(spent.values(), default=0) <= most
 
 
 @given(st.lists(layers(), min_size=1, max_size=4), targets(), st.booleans())
@@ -138,7 +149,7 @@ def test_planes_of_a_tall_tile_are_side_by_side() -> None:
 def test_large_tiles_fill_cores_in_layer_order() -> None:
     counts = np.array([4, 4, 4, 4, 2])
     full = np.full(5, 8)
-    placed = place(counts, full, full, np.array([0, 0, 1, 1, 1]), rows=8, columns=8, per_core=10)
+    placed = place(counts, full, full, rows=8, columns=8, per_core=10)
     assert placed.core.tolist() == [0] * 8 + [1] * 8 + [1] * 2
     assert placed.slot.tolist() == [*range(8), *range(10)]
 
@@ -146,7 +157,7 @@ def test_large_tiles_fill_cores_in_layer_order() -> None:
 def test_short_blocks_go_where_there_is_room() -> None:
     # 12 x 4 leaves 4 rows and 12 columns, into which both crossbars of the 4 x 4 tile go, side by side.
     counts, heights, widths = np.array([1, 2]), np.array([12, 4]), np.array([4, 4])
-    placed = place(counts, heights, widths, np.array([0, 1]), rows=16, columns=16, per_core=4)
+    placed = place(counts, heights, widths, rows=16, columns=16, per_core=4)
     assert placed.physical == 1
     assert placed.row0.tolist() == [0, 12, 12]
     assert placed.col0.tolist() == [0, 4, 8]

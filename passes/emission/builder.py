@@ -11,6 +11,7 @@ import numpy as np
 
 from smec.ir.isa_table import encode
 from smec.passes.emission.layout import AGU_DIMS, Layout, Scattered, row_major
+from smec.passes.mapping.regions import Region
 
 #: Memory spaces of a core (section `buffers`).
 ACT, ACC, HOST = 0, 1, 2
@@ -48,7 +49,7 @@ class Builder:
     """The program under construction.
 
     Every buffer has one writer (an operation's lowering) and is complete when that operation's instructions are
-    done; `on_core` may therefore copy a buffer to other cores once and reuse the copies.
+    done; `on_core` and `part_on_core` may therefore copy a buffer to other cores once and reuse the copies.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class Builder:
         self._agus: dict[tuple[int, ...], int] = {}
         self._free: dict[tuple[int, int], int] = defaultdict(int)
         self._copies: dict[tuple[int, int], int] = {}
+        self._parts: dict[tuple[Layout, int], list[tuple[Region, Layout]]] = {}
         self._token = 0
 
     # -- buffers
@@ -95,13 +97,39 @@ class Builder:
             self.send(place.buffer, self._copies[key])
         return place.on(self._copies[key])
 
+    def is_on(self, buffer: int, core: int) -> bool:
+        """Whether all of a buffer is on a core: at home or as a copy."""
+        return self.core_of(buffer) == core or (buffer, core) in self._copies
+
+    def part_on_core(self, source: Layout, core: int, region: Region) -> Layout:
+        """A value of which a core has a region only, sent there if it is not there yet.
+
+        The positions of the value are those of the layout, but only those of the region have addresses in its buffer.
+        """
+        known = self._parts.setdefault((source, core), [])
+        for there, layout in known:
+            if there.holds(region):
+                return layout
+        _, space, _, _, dtype = self.buffers[source.buffer]
+        order = source.order()
+        dense = self.dense(core, space, tuple(region.shape[a] for a in order), dtype)
+        strides = tuple(dense.strides[order.index(a)] for a in range(len(order)))
+        part = source.slice(region.first, (1,) * len(order), region.shape)
+        self._message(part.buffer, self.walk(part, order), dense.buffer, self.walk(dense, range(len(order))))
+        offset = -sum(i * s for i, s in zip(region.first, strides, strict=True))
+        known.append((region, Layout(dense.buffer, source.shape, strides, offset)))
+        return known[-1][1]
+
     def send(self, source: int, target: int) -> None:
         """Copy a whole buffer to one of the same size and dtype on another core."""
+        self._message(source, self.whole(source), target, self.whole(target))
+
+    def _message(self, source: int, src: int, target: int, dst: int) -> None:
         self._token += 1
         sender, receiver = self.core_of(source), self.core_of(target)
         kind = KIND_OF_SPACE[self.buffers[source][1]]
-        self.emit(sender, "send", dst_core=receiver, src=self.whole(source), token=self._token, kind=kind)
-        self.emit(receiver, "recv", dst=self.whole(target), src_core=sender, token=self._token)
+        self.emit(sender, "send", dst_core=receiver, src=src, token=self._token, kind=kind)
+        self.emit(receiver, "recv", dst=dst, src_core=sender, token=self._token)
 
     # -- address generators
 

@@ -34,24 +34,24 @@ class CrossbarTables:
     _group: list[np.ndarray] = field(default_factory=list)
     _cells: list[np.ndarray] = field(default_factory=list)
 
-    def add_copy(self, op: MvmOp, copy: int, k_offset: np.ndarray, col_base: np.ndarray) -> np.ndarray:
+    def add_copy(self, op: MvmOp, copy: int, row_address: np.ndarray, col_base: np.ndarray) -> np.ndarray:
         """Append one copy of a layer.
 
         Args:
             op: a placed layer.
             copy: which of its copies, for the places of the crossbars.
-            k_offset: int64 [K], address offset of each input of a pixel's window.
+            row_address: int64 [T, R], address of each row's input within a pixel's window; -1: no input.
             col_base: int64 [T], first output channel that the tile's accumulator rows hold.
 
         Returns:
             Index of each of its tiles in the program, int64 [T].
         """
-        rows, cols = op.rows.array, op.cols.array
-        t = len(rows)
+        cols = op.cols.array
+        t = len(cols)
         xbar_tile = op.xbar_tile.array.astype(np.int64)
         count = np.bincount(xbar_tile, minlength=t)
         first = self.crossbars + np.concatenate(([0], np.cumsum(count)[:-1])) if t else np.zeros(0, np.int64)
-        self._tile_rows.append(np.where(rows >= 0, k_offset[np.maximum(rows, 0)], -1).astype(np.int32))
+        self._tile_rows.append(row_address.astype(np.int32))
         self._tile_cols.append(np.where(cols >= 0, cols - col_base[:, None], -1).astype(np.int32))
         self._tile_shift.append(op.shifts.array.astype(np.uint8))
         self._tile_offset.append(np.full(t, code_offset(op.sign, op.bits), np.int64))

@@ -27,6 +27,8 @@ from smec.passes.emission.builder import ACC, ACT, DTYPE_CODE, HOST, Builder
 from smec.passes.emission.crossbars import CrossbarTables
 from smec.passes.emission.halo import NO_HALO, Halo, reader_halo
 from smec.passes.emission.layout import Layout, Scattered, row_major
+from smec.passes.emission.window import Window, row_addresses
+from smec.passes.mapping.regions import Region, regions_read, tile_cores
 from smec.passes.mapping.shares import Box, Piece, row_by_row, shares_of
 from smec.passes.mapping.workload import digits_of_tiles
 
@@ -156,20 +158,12 @@ class Lowering:
 
     def mvm(self, op: xbar.MvmOp) -> None:
         b, q = self.builder, op.x.type.quantized
-        source: Layout | Scattered
-        if isinstance(op, xbar.MvmConv):
-            source, pixels, strides, k_offset = self._conv_window(op)
-        else:
-            source, pixels, strides, k_offset = self._gemm_window(op)
-        origin = source.offset if isinstance(source, Layout) else 0
-        if k_offset.size and k_offset.min() < 0:  # -1 marks an unused row, so offsets must not be negative
-            origin += int(k_offset.min())
-            k_offset = k_offset - k_offset.min()
-
+        source, pixels = self._input(op), op.pixel_shape()
         weights = op.integers().reshape(op.weight.shape[0], -1)
         wide = arithmetic.accumulator_bound(weights if op.doubled is None else op.absolute_sums(), q) >= 2**31
         dtype = DTYPE_CODE["i64" if wide else "i32"]
-        copies, shares, digits = self._tile_cores(op), shares_of(op), self._tile_digits(op)
+        copies, shares, digits = tile_cores(op, op.xbar_core.array), shares_of(op), self._tile_digits(op)
+        regions = regions_read(op, copies, shares)
         remote: list[tuple[Layout, Layout]] = []
         outputs = weights.shape[0]
         home = next((core for tile_core in copies for core in tile_core.tolist() if core >= 0), self.core_of(op.x))
@@ -181,7 +175,9 @@ class Lowering:
             cores = list(dict.fromkeys(tile_core[tile_core >= 0].tolist()))
             span = {core: _span(op.cols.array[tile_core == core]) if core != home else (0, outputs) for core in cores}
             col_base = np.array([span[c][0] if c >= 0 else 0 for c in tile_core.tolist()], np.int64)
-            index = self.tables.add_copy(op, copy, k_offset, col_base)
+            windows = {core: self._window(op, source, core, tile_core, regions[copy][core]) for core in cores}
+            windows.setdefault(-1, Window.of(op, source))
+            index = self.tables.add_copy(op, copy, row_addresses(op, tile_core, windows), col_base)
             for core in cores:
                 boxes = [piece.box for piece in shares[copy]]
                 parts = [total.slice((*x.first, span[core][0]), (*x.step, 1), (*x.shape, span[core][1] - span[core][0]))
@@ -190,13 +186,13 @@ class Lowering:
                 if core != home:
                     accs = self._partial_sums(core, boxes, span[core][1] - span[core][0], dtype)
                     remote += zip(accs, parts, strict=True)
-                place = b.on_core(source, core)
+                window = windows[core]
                 for piece, acc in zip(shares[copy], accs, strict=True):
                     box = piece.box
-                    offset = origin + sum(i * s for i, s in zip(box.first, strides, strict=True))
-                    steps = tuple(s * step for s, step in zip(strides, box.step, strict=True))
+                    offset = window.origin + sum(i * s for i, s in zip(box.first, window.steps, strict=True))
+                    steps = tuple(s * step for s, step in zip(window.steps, box.step, strict=True))
                     dst = b.agu(acc.buffer, acc.offset, box.shape or (1,), acc.strides[:-1] or (0,))
-                    src = b.agu(place.buffer, offset, box.shape or (1,), steps or (0,))
+                    src = b.agu(window.buffer, offset, box.shape or (1,), steps or (0,))
                     here = tile_core == core
                     for tile, most in zip(index[here].tolist(), digits[here].tolist(), strict=True):
                         read = _digits(piece, most)
@@ -208,15 +204,25 @@ class Lowering:
         self._finish(op, home, total)
         self.layers.append(op)
 
-    def _tile_cores(self, op: xbar.MvmOp) -> list[np.ndarray]:
-        """The core of each tile (-1: it has no crossbars), int64 [T] for each copy of a layer."""
-        xbar_tile, t = op.xbar_tile.array, len(op.cols.array)
-        out = []
-        for cores in op.xbar_core.array.reshape(op.copies, len(xbar_tile)):
-            tile_core = np.full(t, -1, np.int64)
-            tile_core[xbar_tile] = cores
-            out.append(tile_core)
-        return out
+    def _input(self, op: xbar.MvmOp) -> Layout | Scattered:
+        """Where a layer's input lies, with the border that its windows need; a single pixel may be scattered."""
+        if isinstance(op, xbar.MvmConv):
+            halo, fill = reader_halo(op) or (NO_HALO, 0)
+            return self.padded(op.x, halo, fill)
+        place = self.places[op.x]
+        single = isinstance(place, Scattered) and math.prod(op.x.type.shape[:-1]) == 1
+        return place if single else self.read(op.x)
+
+    def _window(
+        self, op: xbar.MvmOp, source: Layout | Scattered, core: int, tile_core: np.ndarray, region: Region | None
+    ) -> Window:
+        """The window of a core's tiles, where the core has the part of the input that they read."""
+        b = self.builder
+        if region is None or isinstance(source, Scattered) or b.is_on(source.buffer, core):
+            return Window.of(op, b.on_core(source, core))
+        window = Window.of(op, b.part_on_core(source, core, region))
+        rows = op.rows.array[tile_core == core]
+        return window.counted_from(int(window.offsets[rows[rows >= 0]].min(initial=window.offsets.max())))
 
     def _tile_digits(self, op: xbar.MvmOp) -> np.ndarray:
         """The input digits of each tile, int64 [T]; 0 where nothing is shared and nobody asks.
@@ -243,30 +249,6 @@ class Lowering:
         return [
             whole.slice((*start, 0), ones, (*box.shape, channels)) for start, box in zip(starts, boxes, strict=True)
         ]
-
-    def _conv_window(self, op: xbar.MvmConv) -> tuple[Layout, tuple[int, ...], tuple[int, ...], np.ndarray]:
-        """(source, pixel counts, pixel strides, address offset of each of the K inputs) of a convolution."""
-        halo, fill = reader_halo(op) or (NO_HALO, 0)
-        source = self.padded(op.x, halo, fill)
-        (kh, kw), channels = op.kernel, op.x.type.shape[1]
-        s_n, s_c, s_h, s_w = source.strides
-        rows = np.arange(kh, dtype=np.int64)[:, None, None] * op.dilations[0] * s_h
-        columns = np.arange(kw, dtype=np.int64)[None, :, None] * op.dilations[1] * s_w
-        k_offset = (rows + columns + np.arange(channels, dtype=np.int64) * s_c).reshape(-1)
-        n, _, oh, ow = op.out.type.shape
-        origin = source.offset - op.pads[0] * s_h - op.pads[1] * s_w
-        start = Layout(source.buffer, source.shape, source.strides, origin)
-        return start, (n, oh, ow), (s_n, op.strides[0] * s_h, op.strides[1] * s_w), k_offset
-
-    def _gemm_window(self, op: xbar.MvmOp) -> tuple[Layout | Scattered, tuple[int, ...], tuple[int, ...], np.ndarray]:
-        """The same for a matrix product: pixels are all axes but the last; a single pixel may be scattered."""
-        place = self.places[op.x]
-        points = op.x.type.shape[:-1]
-        if isinstance(place, Scattered) and math.prod(points) == 1:
-            return place, points, (0,) * len(points), place.index.reshape(-1)
-        source = self.read(op.x)
-        k = np.arange(source.shape[-1], dtype=np.int64) * source.strides[-1]
-        return source, points, source.strides[:-1], k
 
     def _finish(self, op: xbar.MvmOp, core: int, acc: Layout) -> None:
         """Accumulators to activations, or to real values where the host reads them."""

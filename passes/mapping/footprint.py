@@ -93,7 +93,6 @@ def crossbars_placed(layers: Sequence[Extents], crossbars: Sequence[int], target
         np.repeat(np.array(crossbars, np.int64), sizes),
         np.concatenate([layer.heights for layer in layers]),
         np.concatenate([layer.widths for layer in layers]),
-        np.repeat(np.arange(len(layers)), sizes),
         rows=target.rows,
         columns=target.columns,
         per_core=target.crossbars_per_core,

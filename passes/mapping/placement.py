@@ -29,8 +29,16 @@ class Placement:
     used_cells: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a shared physical crossbar may have to do: `reads`, int [T], of a tile for an image, `most` in all."""
+
+    reads: np.ndarray
+    most: int
+
+
 class _Pool:
-    """The physical crossbars in use, with the rows and columns taken of each one's diagonal; and who is where.
+    """The physical crossbars in use, with the rows and columns taken of each one's diagonal, and reads; who is where.
 
     `where`, `row0`, `col0`: int64 [X], physical crossbar and place of each crossbar.
     """
@@ -39,7 +47,7 @@ class _Pool:
         self.capacity = capacity
         self.cores: list[int] = []  # slots in use of each core
         self.count = 0
-        self.core, self.slot, self.rows, self.cols = (np.zeros(crossbars, np.int64) for _ in range(4))
+        self.core, self.slot, self.rows, self.cols, self.reads = (np.zeros(crossbars, np.int64) for _ in range(5))
         self.where, self.row0, self.col0 = (np.zeros(crossbars, np.int64) for _ in range(3))
 
     def open(self, core: int, n: int) -> np.ndarray:
@@ -61,13 +69,13 @@ def place(
     counts: np.ndarray,
     heights: np.ndarray,
     widths: np.ndarray,
-    layers: np.ndarray,
     *,
     rows: int,
     columns: int,
     per_core: int,
     share: bool = True,
     beside: bool = True,
+    work: Work | None = None,
 ) -> Placement:
     """Assign the crossbars of all tiles, which are listed in layer order.
 
@@ -75,31 +83,37 @@ def place(
     side by side, on the same rows of one physical crossbar: one cycle drives these rows for all of them. Otherwise each
     has a physical crossbar of its own.
 
-    First the tiles that fill all rows or all columns, in layer order: into the current core, else into an earlier core
-    of the same layer, else into a new one. With `share` the others follow, the largest first (by the fuller of their
+    First the tiles that fill all rows or all columns, in layer order: into the last core that has room, else into a new
+    one. With `share` the others follow, the largest first (by the fuller of their
     two sides, then by number of crossbars): each goes to the core where it needs the fewest new physical crossbars, the
     nearest to its layer's other tiles among those, and within it onto the diagonals that have room (rows and columns
     behind those of the tiles that are there), the first ones first.
 
     Side by side costs no more rows or columns in sum, but wide blocks leave gaps on the diagonal. So three ways are
-    tried: all tiles side by side, those that take more than half of the rows, or none; the fewest physical crossbars,
-    then the fewest cores win, the earlier way of equals.
+    tried: all tiles side by side, those that take more than half of the rows, or none; and first of all without
+    sharing, which keeps all tiles of a layer together. The fewest physical crossbars, then the fewest cores win, the
+    earlier way of equals.
 
     Args:
         counts: int [T], crossbars of each tile; tiles without any are not placed.
         heights, widths: int [T], rows and columns that the tile uses, from the first on.
-        layers: int [T], ascending.
         rows, columns: R, C.
         per_core: physical crossbars of a core, at least as many as `slots_needed` by any tile.
         share: whether crossbars of different tiles may share a physical one.
         beside: whether crossbars of the same tile may.
+        work: tiles share a physical crossbar, which they use in turn, only within this; None: however long it takes.
     """
     counts, heights, widths = (np.asarray(a, np.int64) for a in (counts, heights, widths))
     most = _most_abreast(counts, widths, columns, beside)
     ways = [most, np.where(2 * heights > rows, most, 1), np.ones_like(counts)]
     distinct = [way for i, way in enumerate(ways) if not any(np.array_equal(way, other) for other in ways[:i])]
     possible = [way for way in distinct if (-(-counts // way)).max(initial=0) <= per_core]
-    tried = [_place(_Blocks(counts, heights, widths, way), layers, rows, columns, per_core, share) for way in possible]
+    work = work or Work(np.zeros_like(counts), 0)
+    attempts = [(way, False) for way in possible[:1]] + [(way, True) for way in possible if share]
+    tried = [
+        _place(_Blocks(counts, heights, widths, work, way), rows, columns, per_core, sharing)
+        for way, sharing in attempts
+    ]
     best = min(tried, key=lambda pool: (pool.count, len(pool.cores)))
     bound = _bound(counts, heights, widths, most, rows, columns) if share else int((-(-counts // most)).sum())
     return Placement(
@@ -159,8 +173,10 @@ def side_by_side(tile: np.ndarray, widths: np.ndarray, columns: int, beside: boo
 class _Blocks:
     """The crossbars of each tile as blocks of `abreast` side by side (as even as can be), one block a slot."""
 
-    def __init__(self, counts: np.ndarray, heights: np.ndarray, widths: np.ndarray, abreast: np.ndarray) -> None:
-        self.counts, self.heights, self.widths = counts, heights, widths
+    def __init__(
+        self, counts: np.ndarray, heights: np.ndarray, widths: np.ndarray, work: Work, abreast: np.ndarray
+    ) -> None:
+        self.counts, self.heights, self.widths, self.work = counts, heights, widths, work
         self.slots = -(-counts // abreast)
         self.abreast = -(-counts // np.maximum(self.slots, 1))
         self.first = np.concatenate(([0], np.cumsum(counts)))
@@ -174,36 +190,31 @@ class _Blocks:
         pool.col0[mine] = pool.cols[index[block]] + place * self.widths[t]
         pool.rows[index] += self.heights[t]
         pool.cols[index] += np.bincount(block) * self.widths[t]
+        pool.reads[index] += self.work.reads[t]
 
 
-def _place(blocks: _Blocks, layers: np.ndarray, rows: int, columns: int, per_core: int, share: bool) -> _Pool:
+def _place(blocks: _Blocks, rows: int, columns: int, per_core: int, share: bool) -> _Pool:
     pool = _Pool(per_core, int(blocks.first[-1]))
     heights, widths = blocks.heights, blocks.widths * blocks.abreast
     small = (heights < rows) & (widths < columns) & (blocks.counts > 0) & share
     home = np.zeros(len(heights), np.int64)  # core of the last large tile up to each tile
-    own: list[int] = []  # cores of the current layer
-    layer = -1
     for t, n in enumerate(blocks.slots.tolist()):
-        if layers[t] != layer:
-            layer, own = int(layers[t]), []
         if n and not small[t]:
-            core = len(pool.cores) - 1
-            if core < 0 or pool.room(core) < n:
-                core = next((c for c in reversed(own) if pool.room(c) >= n), len(pool.cores))
+            last = len(pool.cores) - 1
+            core = next((c for c in range(last, -1, -1) if pool.room(c) >= n), last + 1)
             blocks.put(t, pool, pool.open(core, n))
-            if core not in own:
-                own.append(core)
         home[t] = max(0, len(pool.cores) - 1)
     fuller = np.maximum(heights * columns, widths * rows)
     for t in sorted(np.flatnonzero(small).tolist(), key=lambda t: (-fuller[t], -blocks.slots[t], t)):
-        room = rows - int(heights[t]), columns - int(widths[t])
-        blocks.put(t, pool, _choose(pool, int(blocks.slots[t]), *room, int(home[t])))
+        open_ = slice(0, pool.count)
+        fits = (pool.rows[open_] + heights[t] <= rows) & (pool.cols[open_] + widths[t] <= columns)
+        fits &= pool.reads[open_] + blocks.work.reads[t] <= blocks.work.most
+        blocks.put(t, pool, _choose(pool, int(blocks.slots[t]), fits, int(home[t])))
     return pool
 
 
-def _choose(pool: _Pool, n: int, most_rows: int, most_cols: int, home: int) -> np.ndarray:
-    """n physical crossbars of one core, of whose diagonals at most so many rows and columns are taken."""
-    fits = (pool.rows[: pool.count] <= most_rows) & (pool.cols[: pool.count] <= most_cols)
+def _choose(pool: _Pool, n: int, fits: np.ndarray, home: int) -> np.ndarray:
+    """n physical crossbars of one core: the first ones of those in use that the tile fits on, and new ones."""
     cores = len(pool.cores)
     shared = np.minimum(np.bincount(pool.core[: pool.count][fits], minlength=cores), n)
     free = pool.capacity - np.array(pool.cores, np.int64)

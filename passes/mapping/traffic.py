@@ -1,8 +1,9 @@
 """What the cores of a placed network send one another for an image, as `emit` will have it.
 
-A layer's home is the core of its first tile. Its input goes once to every other core that has a tile of it; these send
-back the sums of the channels that their tiles produce; the result stays at home. Digital operations run where their
-(first) operand is, host regions and the graph's inputs at core 0. Borders for padding are not counted.
+A layer's home is the core of its first tile. Every other core that has tiles of it is sent the part of the input that
+they read (`smec.passes.mapping.regions`), and sends back the sums of the channels that they produce; the result stays
+at home. Digital operations run where their (first) operand is, host regions and the graph's inputs at core 0. Borders
+for padding are counted in parts only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from smec.ir.dialects import arithmetic, quant
 from smec.ir.dialects.builtin import GraphOp, HostOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.types import Quantized
+from smec.passes.mapping.regions import Region, regions_read, tile_cores
 from smec.passes.mapping.shares import row_by_row, shares_of
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def _messages(graph: GraphOp, cores: list[np.ndarray]) -> Iterator[tuple[int | s
     home: dict[Value, int | str] = dict.fromkeys(graph.block.args, "host")
     root: dict[Value, Value] = {}  # the value whose buffer a view shows
     sent: set[tuple[Value, int | str]] = set()
+    parts: dict[tuple[Value, int], list[Region]] = {}
     layers = iter(cores)
 
     def read_on(value: Value, core: int | str) -> Iterator[tuple[int | str, int | str, int]]:
@@ -65,12 +68,22 @@ def _messages(graph: GraphOp, cores: list[np.ndarray]) -> Iterator[tuple[int | s
             sent.add((whole, core))
             yield home[whole], core, _bytes(whole)
 
+    def inputs_of(op: MvmOp, own: np.ndarray) -> Iterator[tuple[int | str, int | str, int]]:
+        whole = root.get(op.x, op.x)
+        for by_core in regions_read(op, tile_cores(op, own), shares_of(op)):
+            for core, region in by_core.items():
+                known = parts.setdefault((op.x, core), [])
+                if region is None:
+                    yield from read_on(op.x, core)
+                elif home[whole] != core and (whole, core) not in sent and not any(r.holds(region) for r in known):
+                    known.append(region)
+                    yield home[whole], core, region.size * _item_bytes(op.x)
+
     for op in graph.ops:
         if isinstance(op, MvmOp):
             own = next(layers)
             here: int | str = int(own[0]) if len(own) else home[root.get(op.x, op.x)]
-            for core in dict.fromkeys(own.tolist()):
-                yield from read_on(op.x, core)
+            yield from inputs_of(op, own)
             yield from _sums(op, own, here)
         elif isinstance(op, HostOp):
             here = "host"
@@ -106,6 +119,9 @@ def _sums(op: MvmOp, cores: np.ndarray, home: int | str) -> Iterator[tuple[int |
 
 def _bytes(value: Value) -> int:
     """Size of a value."""
+    return int(np.prod(value.type.shape, dtype=np.int64)) * _item_bytes(value)
+
+
+def _item_bytes(value: Value) -> int:
     element = value.type.element
-    item = (1 if element.bits <= 8 else 2) if isinstance(element, Quantized) else np.dtype(value.type.dtype).itemsize
-    return int(np.prod(value.type.shape, dtype=np.int64)) * item
+    return (1 if element.bits <= 8 else 2) if isinstance(element, Quantized) else np.dtype(value.type.dtype).itemsize

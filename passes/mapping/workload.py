@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 
 from smec.ir.dialects.xbar import MvmOp
-from smec.passes.mapping.shares import shares_of
+from smec.passes.mapping.shares import Share, shares_of
 from smec.passes.mapping.solver import cp_solver
 
 
@@ -262,10 +262,28 @@ def conversions(op: MvmOp, physical: np.ndarray, act_bits: int, dac_bits: int) -
     digits, drives = digits_of_units(groups, op.shifts.array[tile], unit.reshape(-1), act_bits, dac_bits)
     digits = digits[unit.reshape(-1)] * drives
     columns = np.count_nonzero(op.cols.array >= 0, axis=1)[tile]
-    work = []
-    for share in shares_of(op):
-        reads = np.zeros(count, np.int64)
-        for piece in share:
-            reads += piece.box.pixels * (np.clip(digits, piece.first, piece.stop) - piece.first).sum(axis=1)
-        work.append(reads * columns)
-    return np.concatenate(work)
+    return np.concatenate([_reads_of(share, digits) * columns for share in shares_of(op)])
+
+
+def reads_of_tiles(op: MvmOp, unit: np.ndarray, act_bits: int, dac_bits: int) -> np.ndarray:
+    """Reads that a grouped layer's tiles take for an image, those of the busiest unit: int64 [n, T].
+
+    Args:
+        op: a grouped layer.
+        unit: int64 [X], ascending: crossbars that share their reads, each of one tile.
+        act_bits, dac_bits: A, d.
+    """
+    tile = op.xbar_tile.array
+    digits, _ = digits_of_units(op.row_group.array, op.shifts.array[tile], unit, act_bits, dac_bits)
+    found = np.zeros((op.copies, len(op.rows.array)), np.int64)
+    for share, reads in zip(shares_of(op), found, strict=True):
+        np.maximum.at(reads, tile, _reads_of(share, digits)[unit])
+    return found
+
+
+def _reads_of(share: Share, digits: np.ndarray) -> np.ndarray:
+    """Reads of a copy where row groups take these digits of an input, int64 [n] for int64 [n, G]."""
+    reads = np.zeros(len(digits), np.int64)
+    for piece in share:
+        reads += piece.box.pixels * (np.clip(digits, piece.first, piece.stop) - piece.first).sum(axis=1)
+    return reads
