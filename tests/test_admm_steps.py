@@ -11,6 +11,7 @@ from graphs import GraphMaker
 from smec.ir.dialects import quant
 from smec.ir.dialects.arithmetic import accumulator_bound
 from smec.ir.errors import SmecError
+from smec.passes.admm import eigen
 from smec.passes.admm.estimate import _solved
 from smec.passes.admm.problem import Problem
 from smec.passes.admm.segments import run_convolution
@@ -131,3 +132,23 @@ def test_solver_stops_where_nothing_better_is_to_come() -> None:
     np.testing.assert_array_equal(found[0].integers, found[1].integers)
     with pytest.raises(SmecError, match="patience"):
         Schedule(patience=-1)
+
+
+@pytest.mark.parametrize("kind", ["any", "low rank", "diagonal", "zero", "equal"])
+@pytest.mark.parametrize(("groups", "k"), [(1, 3), (2, 40), (1, 129)])
+def test_eigenvectors_of_large_matrices(monkeypatch: pytest.MonkeyPatch, kind: str, groups: int, k: int) -> None:
+    monkeypatch.setattr(eigen, "LARGE", 2)
+    rng = np.random.default_rng(k)
+    x = rng.normal(size=(groups, 2 if kind == "low rank" else 2 * k, k))
+    h = np.matmul(x.transpose(0, 2, 1), x) / k
+    if kind in ("diagonal", "zero", "equal"):
+        h = {"diagonal": h * np.eye(k), "zero": h * 0, "equal": np.broadcast_to(np.eye(k), h.shape)}[kind]
+    h = h.astype(np.float32)
+    before = h.copy()
+    values, vectors = eigen.eigenvectors(h)
+    np.testing.assert_array_equal(h, before)
+    assert values.dtype == vectors.dtype == np.float32
+    size = max(float(np.abs(h).max()), 1e-30)
+    np.testing.assert_allclose(vectors.transpose(0, 2, 1) @ vectors, np.broadcast_to(np.eye(k), h.shape), atol=2e-5)
+    np.testing.assert_allclose(vectors * values[:, None] @ vectors.transpose(0, 2, 1), h, atol=1e-4 * size)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(h), atol=1e-5 * k * size)

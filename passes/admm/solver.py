@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from smec.ir.errors import SmecError
-from smec.ir.linear_algebra import single_threaded_blas
+from smec.passes.admm.eigen import eigenvectors
 from smec.passes.admm.problem import SMALLEST_SCALE, Problem, Solution, fitted_scales, importance
 from smec.passes.admm.products import matmul
 from smec.passes.admm.steps import added_and_scaled, integer_sums, sought_transformed, sums, update
@@ -83,9 +83,7 @@ class Basis:
 
     @staticmethod
     def of(hessian: np.ndarray) -> Basis:
-        # The tridiagonal reduction gains little from more threads, and loses much where they must share a core.
-        with single_threaded_blas():
-            values, vectors = np.linalg.eigh(hessian)
+        values, vectors = eigenvectors(hessian)
         return Basis(np.maximum(values, np.finfo(np.float32).tiny)[..., None], vectors)
 
 
