@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,9 +15,11 @@ from smec.ir.dialects.arithmetic import accumulator_bound
 from smec.ir.errors import SmecError
 from smec.passes.admm import eigen
 from smec.passes.admm.estimate import _solved
+from smec.passes.admm.polish import sweep
 from smec.passes.admm.problem import Problem
-from smec.passes.admm.segments import run_convolution
+from smec.passes.admm.segments import channel_parts, run_convolution
 from smec.passes.admm.solver import Basis, Schedule, Trace, growth_over, solve
+from smec.passes.constraint_sets.intersection import frozen
 from smec.passes.constraints import Geometry, layer_constraint
 
 
@@ -152,3 +156,35 @@ def test_eigenvectors_of_large_matrices(monkeypatch: pytest.MonkeyPatch, kind: s
     np.testing.assert_allclose(vectors.transpose(0, 2, 1) @ vectors, np.broadcast_to(np.eye(k), h.shape), atol=2e-5)
     np.testing.assert_allclose(vectors * values[:, None] @ vectors.transpose(0, 2, 1), h, atol=1e-4 * size)
     np.testing.assert_allclose(values, np.linalg.eigvalsh(h), atol=1e-5 * k * size)
+
+
+def test_channels_are_parted_such_that_sums_are_exact() -> None:
+    g = GraphMaker(np.random.default_rng(0))
+    g.conv(g.quantize(g.input("x", (1, 129, 3, 3))), 2, low=126, high=127)
+    op = next(op for op in g.block.ops if isinstance(op, quant.Conv))
+    parts = channel_parts(op, op.integers())
+    assert [c for part in parts for c in range(129)[part]] == list(range(129))
+    reach = [int(np.abs(op.integers()[:, part].astype(np.int64)).sum(axis=(1, 2, 3)).max()) * 255 for part in parts]
+    assert sum(reach) >= 1 << 24
+    assert len(parts) == 3
+    assert max(reach) < 1 << 24
+
+
+@pytest.mark.parametrize(("k", "m"), [(1, 5), (64, 3), (65, 40), (200, 33)])
+@pytest.mark.parametrize("squeeze", [0, 3])
+def test_a_sweep_is_descent_row_by_row(k: int, m: int, squeeze: int) -> None:
+    p = problem(np.random.default_rng(k), 1, k, m, True)
+    p = replace(p, constraint=layer_constraint(p.constraint.geometry, "uniform", squeeze))
+    scales = np.full((1, 1, m), np.abs(p.target).max() / 127, np.float32)
+    start = p.project(p.target, scales)
+    held = frozen(p.constraint, start)
+    assert held is not None
+    found = start.copy()
+    sweep(p, found, scales, p.error_and_residual(found, scales)[1], *held)
+    plain, h, w = start.astype(np.float64), p.hessian[0].astype(np.float64), p.target[0].astype(np.float64)
+    for row in range(k):
+        left = h[row] @ (plain[0] * scales[0] - w)
+        wanted = plain[0, row] - left / (h[row, row] * scales[0, 0])
+        plain[0, row] = p.constraint.project(wanted[None].astype(np.float32))[0]
+    assert (found != plain).mean() <= 0.01  # a weight that lies between two integers may fall to either side
+    assert p.error(found, scales) <= p.error(start, scales)

@@ -102,7 +102,7 @@ def run_convolution(op: Conv, q: np.ndarray) -> np.ndarray | None:
     """
     x, y = op.x.type.quantized, op.out.type.element
     weight = op.integers()
-    parts = _channels(op, weight) if isinstance(y, Quantized) and q.dtype == np.uint8 else []
+    parts = channel_parts(op, weight) if isinstance(y, Quantized) and q.dtype == np.uint8 else []
     if not parts or not isinstance(y, Quantized):
         return None
     mult, off = requantize_params(op.weight_scale.array, op.bias.array, x, y)
@@ -121,7 +121,7 @@ def run_convolution(op: Conv, q: np.ndarray) -> np.ndarray | None:
     return out
 
 
-def _channels(op: Conv, weight: np.ndarray) -> list[slice]:
+def channel_parts(op: Conv, weight: np.ndarray) -> list[slice]:
     """The fewest equal parts of the input channels whose sums all stay below 2^24; none if there are no such parts."""
     channels, count = weight.shape[1], 1
     while count <= channels and (count == 1 or op.groups == 1):
