@@ -116,7 +116,9 @@ def run_convolution(op: Conv, q: np.ndarray) -> np.ndarray | None:
             s.run({"x": levels if len(parts) == 1 else np.ascontiguousarray(levels[:, part])})[0]
             for s, part in zip(sessions, parts, strict=True)
         ]
-        sums = found[0] if len(found) == 1 else np.sum(found, axis=0, dtype=np.float64).astype(np.float32)
+        sums: np.ndarray = found[0]
+        if len(found) > 1:
+            sums = np.stack(found).sum(axis=0, dtype=np.float64).astype(np.float32)
         _requantize_all(sums, mult, off, low, high, out[step].reshape(sums.shape))
     return out
 
