@@ -164,6 +164,7 @@ class Lowering:
         dtype = DTYPE_CODE["i64" if wide else "i32"]
         copies, shares, digits = tile_cores(op, op.xbar_core.array), shares_of(op), self._tile_digits(op)
         regions = regions_read(op, copies, shares)
+        nowhere = Window.of(op, source)  # of tiles without crossbars
         remote: list[tuple[Layout, Layout]] = []
         outputs = weights.shape[0]
         home = next((core for tile_core in copies for core in tile_core.tolist() if core >= 0), self.core_of(op.x))
@@ -176,7 +177,7 @@ class Lowering:
             span = {core: _span(op.cols.array[tile_core == core]) if core != home else (0, outputs) for core in cores}
             col_base = np.array([span[c][0] if c >= 0 else 0 for c in tile_core.tolist()], np.int64)
             windows = {core: self._window(op, source, core, tile_core, regions[copy][core]) for core in cores}
-            windows.setdefault(-1, Window.of(op, source))
+            windows[-1] = nowhere
             index = self.tables.add_copy(op, copy, row_addresses(op, tile_core, windows), col_base)
             for core in cores:
                 boxes = [piece.box for piece in shares[copy]]
