@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -107,7 +108,8 @@ class Allocate(Pass):
         if not layers:
             return False
         measured = self.measure(module, context)
-        choice = choose(measured.curves, hardware(context, self.name), self.max_error, self.max_crossbars)
+        machine = hardware(context, self.name)
+        choice = choose(measured.curves, pixels_of(layers), machine, self.max_error, self.max_crossbars)
         for op, curve, picked in zip(layers, measured.curves, choice.picked, strict=True):
             op.attributes |= self._attributes(curve[picked].candidate)
         context.report[self.name] = self._report(layers, measured, choice)
@@ -123,12 +125,14 @@ class Allocate(Pass):
         from smec.passes.admm.layerwise import used_images
         from smec.passes.admm.prefix import FloatPrefix
         from smec.passes.admm.probe import Reference
+        from smec.passes.mapping.footprint import busy_all_the_time
 
         floats = module.float_graph
         if floats is None:
             raise SmecError("the module does not hold its float network", hint="run quantize-activations first")
-        space = Space(self.patterns, self.signs, self.scales, self.depths, self.bits, self.drop, self.double)
         layers = [op for op in module.graph.ops if isinstance(op, WeightedOp)]
+        choices = (self.patterns, self.signs, self.scales, self.depths, self.bits, self.drop, self.double)
+        spaces = [Space(*choices, alone) for alone in busy_all_the_time(pixels_of(layers))]
         arrays = used_images(module, context, self.images)
         # The first images judge, the others are fitted to.
         judges = max(1, max(map(len, arrays.values())) // _JUDGES)
@@ -136,7 +140,7 @@ class Allocate(Pass):
         prefix = FloatPrefix(floats, arrays)
         random = np.random.default_rng(context.seed)
         curves, floor = [], 0.0
-        for done, op in enumerate(layers):
+        for done, (op, space) in enumerate(zip(layers, spaces, strict=True)):
             context.progress("measuring layers", done, len(layers))
             curve, rounding = self._curve(op, prefix, reference, judges, space, context, random)
             curves.append(curve)
@@ -232,6 +236,11 @@ class Allocate(Pass):
                 for op, point, curve in zip(layers, chosen, measured.curves, strict=True)
             },
         }
+
+
+def pixels_of(layers: Sequence[WeightedOp]) -> list[int]:
+    """Pixels of each layer, of one input."""
+    return [prod(op.out.type.shape) // len(op.bias.array) for op in layers]
 
 
 def _words(candidate: Candidate) -> dict[str, Any]:

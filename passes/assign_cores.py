@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,13 +12,14 @@ from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
-from smec.passes.mapping.layers import array, block_shape, crossbar_layers, extent, hardware
-from smec.passes.mapping.placement import Placement, Work, place, side_by_side, slots_needed
+from smec.passes.mapping.copies import Copies
+from smec.passes.mapping.layers import Hardware, array, block_shape, crossbar_layers, extent, hardware
+from smec.passes.mapping.placement import Placement, slots_needed
 from smec.passes.mapping.routing import Grid, arrange
 from smec.passes.mapping.solver import gap
 from smec.passes.mapping.tiling import crossbars_dense
 from smec.passes.mapping.traffic import core_traffic
-from smec.passes.mapping.workload import balance, conversions, reads_of_tiles
+from smec.passes.mapping.workload import balance, conversions
 
 
 @register_pass
@@ -27,8 +29,8 @@ class AssignCores(Pass):
 
     Cores are filled in layer order; the crossbars of a tile sit in one core. Small ones share physical crossbars: those
     of one tile have the same inputs and are put side by side on the same rows, so that a cycle reads all of them if
-    they have the same row groups; those of different tiles, whichever their layers, are put on the diagonal (other
-    rows, other columns).
+    they have the same row groups; those of different tiles, whichever their layers, are packed like rectangles and read
+    in turn: no more of them on one than the busiest tile alone takes time for, unless `crossbars` asks for it.
 
     Where crossbars share banks of converters, the slots of each core are given such that its banks have equal work. Of
     each chip's cores those that exchange much are put close to one another. Both report objective, bound and gap.
@@ -38,7 +40,13 @@ class AssignCores(Pass):
     requires = ("xbar.sliced",)
     ensures = ("xbar.placed",)
 
-    share: bool = field(default=True, metadata={"doc": "crossbars of different tiles share physical ones, diagonally"})
+    crossbars: int | None = field(
+        default=None,
+        metadata={
+            "doc": "share at the cost of time, too, if more physical crossbars were needed without; 0: the fewest"
+        },
+    )
+    share: bool = field(default=True, metadata={"doc": "crossbars of different tiles share physical ones, in turn"})
     beside: bool = field(default=True, metadata={"doc": "crossbars of a tile share physical ones, side by side"})
     level: bool = field(default=True, metadata={"doc": "equalise the work of banks of converters"})
     limit: float = field(
@@ -50,7 +58,6 @@ class AssignCores(Pass):
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         target = hardware(context, self.name)
         layers = crossbar_layers(module)
-        counts, heights, widths = [], [], []
         for op in layers:
             count = np.bincount(array(op, "xbar_tile", "slice-bits"), minlength=op.rows.shape[0])
             width = extent(op.cols.array)
@@ -62,33 +69,36 @@ class AssignCores(Pass):
                     found=most,
                     hint="fewer planes (squeeze-out, more cell bits, another sign scheme) or larger cores",
                 )
-            counts.append(np.tile(count, op.copies))
-            heights.append(np.tile(extent(op.rows.array), op.copies))
-            widths.append(np.tile(width, op.copies))
-        placed = place(
-            _joined(counts),
-            _joined(heights),
-            _joined(widths),
-            rows=target.rows,
-            columns=target.columns,
-            per_core=target.crossbars_per_core,
-            share=self.share,
-            beside=self.beside,
-            work=self._work(layers, context) if any(op.copies > 1 for op in layers) else None,
-        )
+        placed = self._place(Copies.of(layers, context.act_bits, target, self.beside), target)
         placed, workload = self._level(layers, placed, context)
         placed, network = self._route(module, layers, placed, context)
         changed = _write(layers, placed)
         context.report[self.name] = {**self._report(layers, placed), "workload": workload, "network": network}
         return changed
 
-    def _work(self, layers: list[MvmOp], context: PassContext) -> Work:
-        """The reads of each tile of each copy, and the most of any: what copies save, sharing is not to take back."""
-        reads = []
-        for op in layers:
-            units = side_by_side(op.xbar_tile.array, extent(op.cols.array), op.geometry[1], self.beside)
-            reads.append(reads_of_tiles(op, units.unit, context.act_bits, context.target.dac_bits).reshape(-1))
-        return Work(_joined(reads), max((int(r.max(initial=0)) for r in reads), default=0))
+    def _place(self, copies: Copies, target: Hardware) -> Placement:
+        """The placement that costs no time; where that takes more crossbars than wanted, the one within a twentieth of
+        the fewest reads with which they suffice; if there is none, the one that takes as long as it may.
+        """
+
+        def placed(most: int) -> Placement:
+            return copies.place(target, share=self.share, beside=self.beside, most=most, enough=self.crossbars)
+
+        low, high = copies.work.most, int((copies.counts * copies.work.reads).sum())
+        first, wanted = placed(low), self.crossbars
+        if wanted is None or first.physical <= wanted or not self.share:
+            return first
+        found = placed(high)
+        if found.physical > wanted:
+            return found
+        while high - low > max(high // 20, 1):
+            middle = (low + high) // 2 if high < 4 * low else math.isqrt(low * high)
+            attempt = placed(middle)
+            if attempt.physical <= wanted:
+                high, found = middle, attempt
+            else:
+                low = middle
+        return found
 
     def _level(self, layers: list[MvmOp], placed: Placement, context: PassContext) -> tuple[Placement, dict[str, Any]]:
         """Slots such that banks of converters have equal work; figures in conversions of an image."""
@@ -181,10 +191,6 @@ class AssignCores(Pass):
             "crossbars_dense_8": sum(layer["crossbars_dense_8"] for layer in report),
             "layers": report,
         }
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def _write(layers: list[MvmOp], placed: Placement) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import prod
 from typing import Any
 
@@ -12,9 +13,10 @@ from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
 from smec.ir.errors import SmecError
 from smec.passes.base import Pass, PassContext, register_pass
-from smec.passes.mapping.layers import array, crossbar_layers, extent, hardware
+from smec.passes.mapping.copies import Copies
+from smec.passes.mapping.layers import Hardware, array, crossbar_layers, extent, hardware
 from smec.passes.mapping.placement import side_by_side
-from smec.passes.mapping.replication import Layer, replicate
+from smec.passes.mapping.replication import Layer, replicate, replicate_sharing
 from smec.passes.mapping.solver import gap
 from smec.passes.mapping.workload import digits_of_units
 
@@ -25,8 +27,9 @@ class Replicate(Pass):
     """Give the slowest layers more copies of their crossbars, so that the slowest copy takes the fewest reads.
 
     Copies of a layer read different pixels, or different digits of the inputs of a pixel that they share, so results
-    stay the same. The numbers of copies are optimal for the budget if no two tiles share a physical crossbar; what
-    `assign-cores` saves by sharing comes on top. The bound is for real numbers of copies that take whole reads.
+    stay the same. What they take is what `assign-cores` finds for them, where tiles share physical crossbars as far as
+    that costs no time; with `share=false` as if none did, and then the reads are as few as can be. `bound` is what no
+    copies and places go below, `continuous_bound` what no real numbers of copies that share nothing do.
     """
 
     name = "replicate"
@@ -38,6 +41,7 @@ class Replicate(Pass):
     )
 
     digits: bool = field(default=True, metadata={"doc": "copies may share the input digits of a pixel"})
+    share: bool = field(default=True, metadata={"doc": "count on the physical crossbars that assign-cores saves"})
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:
         target = hardware(context, self.name)
@@ -48,31 +52,29 @@ class Replicate(Pass):
                     f"the crossbars of layer '{op.label}' have their places already",
                     hint="put replicate before assign-cores",
                 )
-        layers = [_layer(op, context.act_bits, target.dac_bits, target.columns) for op in ops]
-        if not self.digits:
-            layers = [layer.undivided() for layer in layers]
-        least = sum(layer.cost for layer in layers)
+        before = [(op.copies, op.cuts) for op in ops]
+        layers = [_layer(op, context.act_bits, target, whole=not self.digits) for op in ops]
+
+        def placed(copies: list[int], cuts: list[list[int]], enough: int | None = None) -> tuple[int, int]:
+            """Physical crossbars with these copies, and reads of the busiest."""
+            for op, layer, n, some in zip(ops, layers, copies, cuts, strict=True):
+                _write(op, layer, n, some)
+            tiles = Copies.of(ops, context.act_bits, target)
+            return tiles.place(target, share=self.share, enough=enough).physical, tiles.work.most
+
+        least, _ = placed([1] * len(ops), [[]] * len(ops))
         chip = context.target.chip.cores * target.crossbars_per_core
         budget = self.crossbars if self.crossbars is not None else -(-max(least, 1) // chip) * chip
         if budget < least:
             raise SmecError(
                 "too few crossbars for one copy of each layer", expected=f"a budget of {least} or more", found=budget
             )
-        result = replicate(layers, budget)
-        changed = False
-        shared = 0
-        for op, layer, copies, cuts in zip(ops, layers, result.copies, result.cuts, strict=True):
-            changed |= op.copies != copies or op.cuts != tuple(cuts)
-            op.attributes["copies"] = copies
-            for name, value in (("cuts", tuple(cuts)), ("pixel_digits", layer.pixel_digits)):
-                if cuts:
-                    op.attributes[name] = value
-                else:
-                    op.attributes.pop(name, None)
-            shared += _shared(layer, cuts)
+        result = replicate_sharing(layers, budget, placed) if self.share else replicate(layers, budget)
+        crossbars, _ = placed(result.copies, result.cuts)
+        shared = sum(_shared(layer, cuts) for layer, cuts in zip(layers, result.cuts, strict=True))
         context.report[self.name] = {
             "budget": budget,
-            "crossbars": result.crossbars,
+            "crossbars": crossbars,
             "crossbars_once": least,
             "cycles_once": max((layer.cycles for layer in layers), default=0),
             "cycles": result.cycles,
@@ -83,24 +85,37 @@ class Replicate(Pass):
             "shared_pixels": shared,
             "layers": [_figures(op, layer) for op, layer in zip(ops, layers, strict=True)],
         }
-        return changed
+        return before != [(op.copies, op.cuts) for op in ops]
 
 
-def _layer(op: MvmOp, act_bits: int, dac_bits: int, columns: int) -> Layer:
+def _write(op: MvmOp, layer: Layer, copies: int, cuts: list[int]) -> None:
+    op.attributes["copies"] = copies
+    for name, value in (("cuts", tuple(cuts)), ("pixel_digits", layer.pixel_digits)):
+        if cuts:
+            op.attributes[name] = value
+        else:
+            op.attributes.pop(name, None)
+
+
+def _layer(op: MvmOp, act_bits: int, target: Hardware, whole: bool) -> Layer:
     """What a layer's copies compute and take.
 
     Crossbars of a tile that fit side by side count as one and share their reads. Only the last two axes of the pixels
     are shared out.
     """
     tile = array(op, "xbar_tile", "slice-bits")
-    units = side_by_side(tile, extent(op.cols.array), columns, beside=True)
+    widths = extent(op.cols.array)
+    units = side_by_side(tile, widths, target.columns, beside=True)
     groups = array(op, "row_group", "group-rows")
-    reads, _ = digits_of_units(groups, op.shifts.array[tile], units.unit, act_bits, dac_bits)
+    reads, _ = digits_of_units(groups, op.shifts.array[tile], units.unit, act_bits, target.dac_bits)
     *outer, rows, columns_of_pixels = (1, 1, *op.pixel_shape())
     # read t of each row group drives digit t
     at_digit = (reads[:, :, None] > np.arange(reads.max(initial=0))).sum(axis=1) * prod(outer)
     digits = tuple(tuple(unit) for unit in np.unique(at_digit, axis=0).tolist())
-    return Layer(rows * columns_of_pixels, digits, int(units.slots.sum()))
+    cost, cells = int(units.slots.sum()), int((extent(op.rows.array) * widths)[tile].sum())
+    share = Fraction(cells, max(cost, 1) * target.rows * target.columns)
+    pixels = rows * columns_of_pixels
+    return Layer(pixels, digits, cost, share, int(at_digit.sum()) * pixels, whole)
 
 
 def _shared(layer: Layer, cuts: list[int]) -> int:

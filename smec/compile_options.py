@@ -79,7 +79,8 @@ class Options:
                 "compact",
                 "slice-bits",
                 "group-rows",
-                "assign-cores",
+                # within a budget, tiles may have to share crossbars at the cost of time
+                "assign-cores" if self.max_crossbars is None else f"assign-cores{{crossbars={self.max_crossbars}}}",
                 "emit",
             ]
         )

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 import shared
 import smec
 from smec import cli, targets
+from smec.driver import lower
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
 from smec.ir.store import load_module
@@ -26,12 +27,19 @@ from smec.passes.admm.choice import choose
 from smec.passes.admm.curves import Candidate, Effort, Judge, Point, Space, solutions
 from smec.passes.admm.prefix import FloatPrefix
 from smec.passes.admm.probe import Probe, Reference
-from smec.passes.allocate import sensitivity
+from smec.passes.allocate import pixels_of, sensitivity
 from smec.passes.constraint_sets.boxes import ZeroRows
 from smec.passes.constraint_sets.rows import Representable
 from smec.passes.constraints import Geometry, error_of, intersect
 from smec.passes.mapping.coding import planes
-from smec.passes.mapping.footprint import Footprint, crossbars_at_least, crossbars_placed, footprint, tile_extents
+from smec.passes.mapping.footprint import (
+    Footprint,
+    busy_all_the_time,
+    crossbars_at_least,
+    crossbars_placed,
+    footprint,
+    tile_extents,
+)
 from smec.passes.mapping.layers import extent
 from smec.passes.mapping.tiling import conv_blocks, dense_tiles, grouped_tiles
 from smec.targets import Target
@@ -66,16 +74,23 @@ def test_extents_are_those_of_the_tiles(groups: int, k: int, m: int, height: int
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 30), st.integers(1, 20), st.integers(1, 5))
 
 
-@given(st.lists(shapes, min_size=1, max_size=5))
-def test_placement_takes_no_less_than_the_bound(layers: list[tuple[int, int, int, int]]) -> None:
+@given(st.lists(st.tuples(shapes, st.integers(1, 9)), min_size=1, max_size=5))
+def test_placement_takes_no_less_than_the_bound(some: list[tuple[tuple[int, int, int, int], int]]) -> None:
     target = machine(rows=8, columns=8, crossbars_per_core=64)
+    layers, pixels = [layer for layer, _ in some], [n for _, n in some]
     extents = [tile_extents(g, k, m, 8, 8) for g, k, m, _ in layers]
     counts = [n for *_, n in layers]
-    footprints = [footprint(e, n, target) for e, n in zip(extents, counts, strict=True)]
-    assert crossbars_at_least(footprints, target) <= crossbars_placed(extents, counts, target)
+    busy = busy_all_the_time(pixels)
+    footprints = [footprint(e, n, target, alone) for e, n, alone in zip(extents, counts, busy, strict=True)]
+    placed = crossbars_placed(extents, counts, pixels, target)
+    assert crossbars_at_least(footprints, target) <= placed
+    if all(busy):
+        assert placed == sum(f.large // 4 for f in footprints)
     # Tiles that fill a crossbar each leave nothing to estimate.
     full = tile_extents(1, 24, 16, 8, 8)
-    assert crossbars_at_least([footprint(full, 3, target)], target) == crossbars_placed([full], [3], target) == 18
+    for alone in (False, True):
+        assert crossbars_at_least([footprint(full, 3, target, alone)], target) == 18
+    assert crossbars_placed([full], [3], [1], target) == 18
 
 
 def test_predicted_crossbars_are_those_of_the_program() -> None:
@@ -86,7 +101,9 @@ def test_predicted_crossbars_are_those_of_the_program() -> None:
         for n in program.metadata["layers"]
     ]
     extents = [tile_extents(*shape, target.rows, target.columns) for shape in layers]
-    assert crossbars_placed(extents, [8] * len(layers), target) == program.metadata["crossbars"]
+    module = lower(MODEL, "quant", calib=CALIB)
+    pixels = pixels_of([op for op in module.graph.ops if isinstance(op, WeightedOp)])
+    assert crossbars_placed(extents, [8] * len(layers), pixels, target) == program.metadata["crossbars"]
 
 
 # -- rows that are left out --------------------------------------------------------------------------------------------
@@ -113,7 +130,7 @@ def test_zero_rows_projection_is_the_nearest(count: int, depth: int, seed: int) 
 
 
 def space(**changes: Any) -> Space:
-    default = Space(("uniform",), ("twos-complement", "differential"), ("column",), (), 8, 0.2, True)
+    default = Space(("uniform",), ("twos-complement", "differential"), ("column",), (), 8, 0.2, True, alone=False)
     return replace(default, **changes)
 
 
@@ -123,10 +140,14 @@ def kinds(candidates: list[Candidate]) -> list[tuple[str, int]]:
 
 def test_candidates_that_cannot_win_are_left_out() -> None:
     target = machine()
-    found = space().candidates((1, 256, 32), True, target)
-    # 32 columns: four crossbars of a tile fit side by side, so that 2 planes cost what 4 do, and 5 what 8 do. The
-    # integers of one differential plane are none that four planes of two's complement have (128).
+    # 32 columns: four crossbars of a tile fit side by side, so that where they share with no other tile 2 planes cost
+    # what 4 do, and 5 what 8 do. The integers of one differential plane are none that four planes of two's complement
+    # have (128).
+    found = space(alone=True).candidates((1, 256, 32), True, target)
     assert kinds(found) == [("differential", 7), ("twos-complement", 4), ("twos-complement", 0)]
+    shared = space().candidates((1, 256, 32), True, target)
+    twos = [("twos-complement", depth) for depth in range(6, -1, -1)]
+    assert kinds(shared) == [*twos[:1], ("differential", 7), *twos[1:]]
     # A window is a part of what uniform magnitudes offer, at the same price; for four planes and fewer it is all.
     for patterns in ("uniform", "window"), ("window", "uniform"):
         both = space(patterns=patterns).candidates((1, 300, 64), True, target)
@@ -156,9 +177,10 @@ def test_rows_are_doubled_where_tiles_have_some_to_spare() -> None:
         found = space(**changes).candidates(shape, dense, target)
         return [[way.double for way in space(**changes).doubled(c, shape, dense, target)] for c in found]
 
-    # A tile of 100 rows and 128 columns shares its crossbars with nothing, full or not: doubled rows are free.
-    assert ways((1, 100, 128), depths=(5, 0)) == [[True], [False]]  # nothing is squeezed out at depth 0
-    # One of 100 rows and 24 columns leaves 28 rows and 8 columns to others.
+    # A tile that shares its crossbars with nothing: doubled rows are free.
+    assert ways((1, 100, 128), depths=(5, 0), alone=True) == [[True], [False]]  # nothing is squeezed out at depth 0
+    # Other tiles leave 28 rows to others.
+    assert ways((1, 100, 128), depths=(5,)) == [[False, True]]
     assert ways((1, 100, 24), depths=(5,)) == [[False, True]]
     (first,) = space(depths=(5,), signs=("twos-complement",)).candidates((1, 40, 24), True, target)
     _, second = space().doubled(first, (1, 40, 24), True, target)
@@ -178,18 +200,19 @@ def test_doubled_rows_take_no_choice_away() -> None:
     weight = rng.normal(size=(1, 144, 16)).astype(np.float32)
     judge = Judge(hessian, np.zeros((1, 144)), weight, float(np.einsum("gkm,gkl,glm->", weight, hessian, weight)))
 
-    def found(double: bool) -> list[tuple[Footprint, float]]:
+    def found(double: bool, alone: bool) -> list[tuple[Footprint, float]]:
         effort = Effort(5, 1)
-        twos = space(double=double, depths=(4, 5, 6), signs=("twos-complement",))
+        twos = space(double=double, depths=(4, 5, 6), signs=("twos-complement",), alone=alone)
         ways = solutions(hessian, weight, twos, True, machine(), effort, judge)
         return [(candidate.footprint, error) for candidate, _, error in ways]
 
     def no_more(a: Footprint, b: Footprint) -> bool:
         return all(getattr(a, f.name) <= getattr(b, f.name) for f in fields(Footprint))
 
-    with_doubled = found(double=True)
-    for taken, error in found(double=False):
-        assert min(e for other, e in with_doubled if no_more(other, taken)) <= error * 1.01
+    for alone in (False, True):
+        with_doubled = found(double=True, alone=alone)
+        for taken, error in found(double=False, alone=alone):
+            assert min(e for other, e in with_doubled if no_more(other, taken)) <= error * 1.01
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------
@@ -197,7 +220,7 @@ def test_doubled_rows_take_no_choice_away() -> None:
 
 def point(crossbars: int, shape: tuple[int, int, int], error: float, target: Target) -> Point:
     extents = tile_extents(*shape, target.rows, target.columns)
-    taken = footprint(extents, crossbars, target)
+    taken = footprint(extents, crossbars, target, alone=True)
     return Point(
         Candidate("uniform", "twos-complement", 8 - crossbars, "column", "", False, crossbars, extents, taken),
         error,
@@ -228,9 +251,9 @@ def test_the_fewest_crossbars_within_an_error(layers: list[list[Point]], bound: 
     if not able:
         least = min(e for _, e in bruteforce(layers, target))
         with pytest.raises(SmecError, match=f"{least:.3g} or more"):
-            choose(layers, target, bound, None)
+            choose(layers, [1] * len(layers), target, bound, None)
         return
-    found = choose(layers, target, bound, None)
+    found = choose(layers, [1] * len(layers), target, bound, None)
     assert found.error <= bound * (1 + 1e-12)
     assert found.optimal
     # Errors are rounded up to steps of the bound: a choice at the very bound may be missed, no other.
@@ -243,11 +266,16 @@ def test_the_fewest_crossbars_within_an_error(layers: list[list[Point]], bound: 
 def test_the_least_error_within_crossbars(layers: list[list[Point]], bound: int) -> None:
     target = machine(rows=8, columns=8)
     every = [
-        (crossbars_placed([p.candidate.extents for p in c], [p.candidate.crossbars for p in c], target), c)
+        (
+            crossbars_placed(
+                [p.candidate.extents for p in c], [p.candidate.crossbars for p in c], [1] * len(c), target
+            ),
+            c,
+        )
         for c in product(*layers)
     ]
     try:
-        found = choose(layers, target, None, bound)
+        found = choose(layers, [1] * len(layers), target, None, bound)
     except SmecError as error:
         assert "or more" in str(error)
         assert bound < min(n for n, _ in every) + 2  # tiles of unequal extents may be placed one worse than at best
@@ -261,13 +289,13 @@ def test_the_least_error_within_crossbars(layers: list[list[Point]], bound: int)
 def test_what_cannot_be_met_is_said_with_what_can() -> None:
     target = machine(rows=8, columns=8)
     layers = [[point(n, (1, 8, 8), 0.1 / n, target) for n in (1, 2, 4)]]
-    assert choose(layers, target, 0.1, None).picked == (0,)
-    assert choose(layers, target, 0.06, None).picked == (1,)
+    assert choose(layers, [1] * len(layers), target, 0.1, None).picked == (0,)
+    assert choose(layers, [1] * len(layers), target, 0.06, None).picked == (1,)
     with pytest.raises(SmecError, match=r"0\.025 or more, which takes 4 crossbars"):
-        choose(layers, target, 0.02, None)
+        choose(layers, [1] * len(layers), target, 0.02, None)
     two = [*layers, [point(2, (1, 8, 8), 0.1, target)]]
     with pytest.raises(SmecError, match=r"3 or more, with a network error of 0\.2"):
-        choose(two, target, None, 2)
+        choose(two, [1] * len(two), target, None, 2)
 
 
 def test_the_sensitivity_between_two_probes() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapping_layers import Layer, Target, layers, module_of, run, targets
 
@@ -14,6 +14,7 @@ from smec.passes.assign_cores import AssignCores
 from smec.passes.base import PassContext
 from smec.passes.compact import Compact
 from smec.passes.mapping.layers import crossbar_layers
+from smec.passes.mapping.packing import least_crossbars
 from smec.passes.mapping.placement import Placement, Work, place
 from smec.passes.mapping.slicing import unpack_cells
 from smec.passes.slice_bits import SliceBits
@@ -23,7 +24,7 @@ from smec.passes.tile import Tile
 def assert_placed(
     placed: Placement, counts: np.ndarray, heights: np.ndarray, widths: np.ndarray, target: Target
 ) -> None:
-    """Disjoint blocks in every physical crossbar (side by side in a tile, diagonal between tiles), one core a tile."""
+    """Disjoint blocks in every physical crossbar, those of a tile side by side; one core a tile."""
     tile = np.repeat(np.arange(len(counts)), counts)
     for t in range(len(counts)):
         mine = tile == t
@@ -37,8 +38,8 @@ def assert_placed(
         assert c + w <= target.columns
         others = taken.setdefault((int(placed.core[x]), int(placed.slot[x])), [])
         for t1, r1, h1, c1, w1 in others:
-            assert r == r1 if t == t1 else r + h <= r1 or r1 + h1 <= r
-            assert c + w <= c1 or c1 + w1 <= c
+            apart = c + w <= c1 or c1 + w1 <= c
+            assert (apart and r == r1) if t == t1 else (apart or r + h <= r1 or r1 + h1 <= r)
         others.append((t, r, h, c, w))
     assert len(taken) == placed.physical
     assert placed.physical <= counts.sum()
@@ -103,10 +104,11 @@ def test_layers_are_placed(some: list[Layer], target: Target, compacted: bool) -
 def paint(module: ModuleOp, target: Target) -> dict[tuple[int, int], np.ndarray]:
     """The cells of each physical crossbar, put there one by one.
 
-    Two tiles at one row, or two crossbars at one column, are an error.
+    Two crossbars at one cell are an error, and two of a tile at different rows.
     """
     cells: dict[tuple[int, int], np.ndarray] = {}
-    owner: dict[tuple[int, int, int], tuple[str, int]] = {}
+    taken: dict[tuple[int, int], np.ndarray] = {}
+    first_row: dict[tuple[int, int, str, int], int] = {}
     for op in crossbar_layers(module):
         values = unpack_cells(op.cells.array, target.columns, target.cell_bits)
         for x, t in enumerate(op.xbar_tile.array):
@@ -115,22 +117,25 @@ def paint(module: ModuleOp, target: Target) -> dict[tuple[int, int], np.ndarray]
             picture = cells.setdefault(where, np.zeros((target.rows, target.columns), np.uint8))
             used_rows = np.flatnonzero(op.rows.array[t] >= 0) + r0
             used_cols = np.flatnonzero(op.cols.array[t] >= 0) + c0
-            for row in used_rows:
-                assert owner.setdefault((*where, int(row)), (op.label, int(t))) == (op.label, t)
-            for column in used_cols:
-                assert owner.setdefault((*where, target.rows + int(column)), (op.label, x)) == (op.label, x)
+            owned = taken.setdefault(where, np.zeros((target.rows, target.columns), np.bool_))
+            assert not owned[np.ix_(used_rows, used_cols)].any()
+            owned[np.ix_(used_rows, used_cols)] = True
+            assert first_row.setdefault((*where, op.label, int(t)), r0) == r0
             picture[np.ix_(used_rows, used_cols)] = values[x][np.ix_(used_rows - r0, used_cols - c0)]
     return cells
 
 
 def test_small_layers_share_crossbars() -> None:
-    # Four layers of 4 x 4, all of one sign, so eight crossbars each: four on every diagonal of 16 x 16.
+    # Four layers of 4 x 4, all of one sign, so eight crossbars each: sixteen fill one of 16 x 16.
     module = module_of(*[Layer(np.full((4, 4), w)) for w in (255, -255, 255, -255)])
     target = Target(rows=16, columns=16)
     report = run(module, target, Tile(), Compact(), SliceBits(), AssignCores()).report["assign-cores"]
-    assert report["crossbars"] == report["bound"] == 8
+    assert report["crossbars"] == 8  # in no more time than one layer takes alone
     assert report["crossbars_unshared"] == 32
     assert report["utilisation"] == 32 * 16 / (8 * 256)
+    fewest = run(module, target, AssignCores(crossbars=0)).report["assign-cores"]
+    assert fewest["crossbars"] == fewest["bound"] == 2
+    assert fewest["utilisation"] == 1
     alone = run(module, target, AssignCores(share=False, beside=False)).report["assign-cores"]
     assert alone["crossbars"] == 32
 
@@ -155,12 +160,83 @@ def test_large_tiles_fill_cores_in_layer_order() -> None:
 
 
 def test_short_blocks_go_where_there_is_room() -> None:
-    # 12 x 4 leaves 4 rows and 12 columns, into which both crossbars of the 4 x 4 tile go, side by side.
-    counts, heights, widths = np.array([1, 2]), np.array([12, 4]), np.array([4, 4])
+    # 12 x 16 leaves 4 rows, into which both crossbars of the 4 x 4 tile go, side by side.
+    counts, heights, widths = np.array([1, 2]), np.array([12, 4]), np.array([16, 4])
     placed = place(counts, heights, widths, rows=16, columns=16, per_core=4)
     assert placed.physical == 1
     assert placed.row0.tolist() == [0, 12, 12]
-    assert placed.col0.tolist() == [0, 4, 8]
+    assert placed.col0.tolist() == [0, 0, 4]
+    # 12 x 4 leaves 12 columns beside it, all rows of them.
+    placed = place(counts, heights, np.array([4, 4]), rows=16, columns=16, per_core=4)
+    assert (placed.physical, placed.row0.tolist(), placed.col0.tolist()) == (1, [0, 0, 0], [0, 4, 8])
+
+
+def test_fewer_side_by_side_where_that_saves_a_crossbar() -> None:
+    # Two tiles leave a strip of 6 columns each: the third's two crossbars, 10 wide together, go there one by one.
+    counts, heights, widths = np.array([1, 1, 2]), np.array([16, 16, 16]), np.array([10, 10, 5])
+    placed = place(counts, heights, widths, rows=16, columns=16, per_core=4)
+    assert placed.physical == placed.bound == 2
+    assert placed.slot.tolist() == [0, 1, 0, 1]
+    assert placed.col0.tolist() == [0, 0, 10, 10]
+
+
+def test_sharing_keeps_within_the_reads() -> None:
+    # Each of four could go below another; two may, the other two take too long together.
+    counts, heights, widths = np.ones(4, np.int64), np.full(4, 8), np.full(4, 16)
+    reads = np.array([6, 5, 4, 3])
+    for most, crossbars in ((18, 2), (9, 2), (8, 3), (6, 4)):
+        placed = place(counts, heights, widths, rows=16, columns=16, per_core=4, work=Work(reads, most))
+        assert placed.physical == crossbars
+        assert placed.bound <= crossbars
+
+
+rectangles = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5)
+
+
+def fewest_crossbars(sizes: list[tuple[int, int]]) -> int:
+    """The fewest crossbars of 4 x 4 cells that these rectangles go into, by trying all places."""
+
+    def fits(left: list[tuple[int, int]], crossbars: tuple[int, ...]) -> bool:
+        if not left:
+            return True
+        (h, w), rest = left[0], left[1:]
+        for i, cells in enumerate(crossbars):
+            for row in range(5 - h):
+                for column in range(5 - w):
+                    mask = sum(((1 << w) - 1) << (4 * r + column) for r in range(row, row + h))
+                    if not cells & mask and fits(rest, (*crossbars[:i], cells | mask, *crossbars[i + 1 :])):
+                        return True
+            if not cells:
+                break  # empty ones are alike
+        return False
+
+    ordered = sorted(sizes, key=lambda size: -size[0] * size[1])
+    return next(n for n in range(1, len(sizes) + 1) if fits(ordered, (0,) * n))
+
+
+@settings(max_examples=60)
+@given(rectangles)
+def test_no_packing_goes_below_the_bound(sizes: list[tuple[int, int]]) -> None:
+    counts = np.ones(len(sizes), np.int64)
+    heights, widths = (np.array([size[i] for size in sizes]) for i in range(2))
+    placed = place(counts, heights, widths, rows=4, columns=4, per_core=9)
+    fewest = fewest_crossbars(sizes)
+    assert placed.bound == max(least_crossbars(counts, heights, widths, 4, 4), 1)
+    assert placed.bound <= fewest <= placed.physical <= fewest + 1
+
+
+def test_tiles_share_at_the_cost_of_time_on_demand() -> None:
+    # Four layers that are read equally often, four blocks of 4 x 16 each: four of them fill a crossbar, in four times
+    # the time.
+    module = module_of(*[Layer(np.full((8, 4), 255))] * 4)
+    target = Target(rows=16, columns=16)
+    run(module, target, Tile(), SliceBits())
+    found = {}
+    for wanted in (None, 8, 6, 5, 0):
+        report = run(module, target, AssignCores(crossbars=wanted)).report["assign-cores"]
+        found[wanted] = report["crossbars"]
+        paint(module, target)
+    assert found == {None: 16, 8: 8, 6: 4, 5: 4, 0: 4}
 
 
 @pytest.mark.parametrize(("columns", "beside", "slots"), [(4, False, 16), (4, True, 8), (2, True, 16)])

@@ -332,7 +332,7 @@ def test_pixels_stay_whole_on_demand() -> None:
     parse_pipeline("replicate{crossbars=5 digits=false}").run(module, context)
     (op,) = crossbar_layers(module)
     report = context.report["replicate"]
-    assert (report["cycles"], report["bound"], report["shared_pixels"], op.copies) == (16, 16, 0, 5)
+    assert (report["cycles"], report["bound"], report["shared_pixels"], op.copies) == (16, 15, 0, 5)
     assert report["continuous_bound"] == 14.4 and "cuts" not in op.attributes
 
 

@@ -1,25 +1,25 @@
 """One point of every layer's curve: a multiple-choice knapsack, solved exactly (DESIGN 3, "Budget").
 
-Minimise W + B over y_lc in {0, 1}, sum_c y_lc = 1 for each layer l, with W = sum whole_lc y_lc and
+Minimise B over y_lc in {0, 1}, sum_c y_lc = 1 for each layer l, with
 
-    R B >= sum rows_lc y_lc,   C B >= sum columns_lc y_lc,   B >= sum tall_lc y_lc,   sum error_lc y_lc <= E
+    R C B >= sum cells_lc y_lc,   and likewise for the other parts of a footprint,   sum error_lc y_lc <= E
 
-B are the physical crossbars that small tiles share on diagonals (`smec.passes.mapping.footprint`), at least: placement
-may need more where tiles are few and unequal. Among choices of as few the one is taken that placement needs the fewest
-for, then the one of least error; with a bound on the crossbars, the one of least error that is placed within it. Errors
-are integers to the solver, multiples of E / 2^24 (without E, of the largest sum / 2^40), rounded up: a choice that it
-takes keeps the bound.
+B are physical crossbars, at least (`smec.passes.mapping.footprint`): placement may need more, since tiles are
+rectangles, and since those that share a crossbar use it in turn, which is to cost no time. Among choices of as few the
+one is taken that placement needs the fewest for, then the one of least error; with a bound on the crossbars, the one of
+least error that is placed within it. Errors are integers to the solver, multiples of E / 2^24 (without E, of the
+largest sum / 2^40), rounded up: a choice that it takes keeps the bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from smec.ir.errors import SmecError
 from smec.passes.admm.curves import Point
-from smec.passes.mapping.footprint import crossbars_at_least, crossbars_placed
+from smec.passes.mapping.footprint import Footprint, capacity, crossbars_at_least, crossbars_placed
 from smec.passes.mapping.layers import Hardware
 from smec.passes.mapping.solver import cp_solver
 
@@ -62,11 +62,14 @@ class _Solved:
     optimal: bool
 
 
-def choose(curves: Curves, target: Hardware, max_error: float | None, max_crossbars: int | None) -> Choice:
+def choose(
+    curves: Curves, pixels: Sequence[int], target: Hardware, max_error: float | None, max_crossbars: int | None
+) -> Choice:
     """Choose a point of each curve.
 
     Args:
         curves: points of each layer, none empty.
+        pixels: of each layer, an image.
         target: the hardware.
         max_error: E; the fewest crossbars within it are sought.
         max_crossbars: N; else the least error within it.
@@ -75,59 +78,60 @@ def choose(curves: Curves, target: Hardware, max_error: float | None, max_crossb
         SmecError: the bound cannot be met.
     """
     if max_error is not None:
-        return _fewest(curves, target, max_error)
+        return _fewest(curves, pixels, target, max_error)
     assert max_crossbars is not None  # noqa: S101  # for the type checker: the pass sees to it that there is one
-    return _most_exact(curves, target, max_crossbars)
+    return _most_exact(curves, pixels, target, max_crossbars)
 
 
-def _fewest(curves: Curves, target: Hardware, max_error: float) -> Choice:
+def _fewest(curves: Curves, pixels: Sequence[int], target: Hardware, max_error: float) -> Choice:
     least = sum(min(p.network_error for p in curve) for curve in curves)
     first = _solve(curves, target, "crossbars", room=max_error) if least <= max_error else None
     if first is None:
         finest = tuple(min(range(len(c)), key=lambda i, c=c: c[i].network_error) for c in curves)  # type: ignore[misc]
-        needed = _choice(curves, target, _Solved(finest, 0, 0, True)).crossbars
+        needed = _choice(curves, pixels, target, _Solved(finest, 0, 0, True)).crossbars
         raise SmecError(
             "no choice keeps the network's error within --max-error",
             expected=f"{least:.3g} or more, which takes {needed} crossbars",
             found=max_error,
         )
-    ways = [_choice(curves, target, first)]
+    ways = [_choice(curves, pixels, target, first)]
     for what in ("space", "error"):
         found = _solve(curves, target, what, room=max_error, crossbars=ways[0].at_least)
         if found is not None:
-            ways.append(_choice(curves, target, replace(first, picked=found.picked)))
+            ways.append(_choice(curves, pixels, target, replace(first, picked=found.picked)))
     return min(ways, key=lambda way: (way.crossbars, way.error))
 
 
-def _most_exact(curves: Curves, target: Hardware, max_crossbars: int) -> Choice:
-    # Tiles of unequal extents leave gaps on the diagonals: placement may need more than the model's bound.
+def _most_exact(curves: Curves, pixels: Sequence[int], target: Hardware, max_crossbars: int) -> Choice:
+    # Rectangles leave gaps: placement may need more than the model's bound.
     allowed = max_crossbars
     while (found := _solve(curves, target, "error", crossbars=allowed)) is not None:
-        choice = _choice(curves, target, found)
+        choice = _choice(curves, pixels, target, found)
         if choice.crossbars <= max_crossbars:
             return choice
         allowed -= max(1, (choice.crossbars - max_crossbars) // 2)
     fewest = _solve(curves, target, "crossbars")
     assert fewest is not None  # noqa: S101  # for the type checker: without a bound every choice will do
-    at_least = _choice(curves, target, fewest).at_least
+    at_least = _choice(curves, pixels, target, fewest).at_least
     smallest = _solve(curves, target, "space", crossbars=at_least) or fewest
-    choice = _choice(curves, target, smallest)
+    choice = _choice(curves, pixels, target, smallest)
     if choice.crossbars <= max_crossbars:
         return replace(choice, objective=choice.error, bound=0.0, optimal=False)
     raise SmecError(
         "no choice keeps the crossbars within --max-crossbars",
         expected=f"{choice.crossbars} or more, with a network error of {choice.error:.3g}",
         found=max_crossbars,
+        hint="assign-cores{crossbars=N} lets tiles share more, at the cost of time",
     )
 
 
-def _choice(curves: Curves, target: Hardware, solved: _Solved) -> Choice:
+def _choice(curves: Curves, pixels: Sequence[int], target: Hardware, solved: _Solved) -> Choice:
     points = [curve[i] for curve, i in zip(curves, solved.picked, strict=True)]
     chosen = [p.candidate for p in points]
     return Choice(
         solved.picked,
         sum(p.network_error for p in points),
-        crossbars_placed([c.extents for c in chosen], [c.crossbars for c in chosen], target),
+        crossbars_placed([c.extents for c in chosen], [c.crossbars for c in chosen], pixels, target),
         crossbars_at_least([c.footprint for c in chosen], target),
         solved.objective,
         solved.bound,
@@ -135,10 +139,15 @@ def _choice(curves: Curves, target: Hardware, solved: _Solved) -> Choice:
     )
 
 
+def _part(name: str) -> Callable[[Point], float]:
+    """That part of a point's footprint."""
+    return lambda point: float(getattr(point.candidate.footprint, name))
+
+
 def _solve(
     curves: Curves, target: Hardware, what: str, room: float | None = None, crossbars: int | None = None
 ) -> _Solved | None:
-    """The choice of least `what`: "crossbars", "error", or "space" (rows and columns of shared crossbars).
+    """The choice of least `what`: "crossbars", "error", or "space" (cells).
 
     Args:
         curves, target: see `choose`.
@@ -162,12 +171,11 @@ def _solve(
         pairs = [(v, of(p)) for row, curve in zip(taken, curves, strict=True) for v, p in zip(row, curve, strict=True)]
         return cp_model.LinearExpr.weighted_sum([v for v, _ in pairs], [int(n) for _, n in pairs])
 
-    most = sum(max(p.candidate.footprint.rows + p.candidate.footprint.columns for p in curve) for curve in curves)
-    shared = model.new_int_var(0, most, "shared")
-    model.add(target.rows * shared >= total(lambda p: p.candidate.footprint.rows))
-    model.add(target.columns * shared >= total(lambda p: p.candidate.footprint.columns))
-    model.add(shared >= total(lambda p: p.candidate.footprint.tall))
-    used = total(lambda p: p.candidate.footprint.whole) + shared
+    # More than each crossbar its own will never be needed; it has a cell at least.
+    most = sum(max(p.candidate.footprint.cells for p in curve) for curve in curves)
+    used, each = model.new_int_var(0, most, "crossbars"), capacity(target)
+    for of in fields(Footprint):
+        model.add(getattr(each, of.name) * used >= total(_part(of.name)))
     # What is beyond the bound alone need not be told apart: small numbers.
     largest = _MOST_STEPS if room is None else _STEPS + 1
     error = total(lambda p: min(-(-p.network_error // unit), largest))
@@ -175,7 +183,7 @@ def _solve(
         model.add(error <= _STEPS)
     if crossbars is not None:
         model.add(used <= crossbars)
-    space = total(lambda p: p.candidate.footprint.rows + p.candidate.footprint.columns)
+    space = total(_part("cells"))
     model.minimize({"crossbars": used, "error": error, "space": space}[what])
     solver = cp_solver(_EFFORT)
     status = solver.solve(model)

@@ -65,6 +65,7 @@ class Space:
         bits: N.
         drop: largest share of rows that may be made zero so that the others fill fewer tiles.
         double: whether rows may be doubled.
+        alone: whether the layer's tiles are read all the time (`smec.passes.mapping.footprint`).
     """
 
     patterns: tuple[str, ...]
@@ -74,6 +75,7 @@ class Space:
     bits: int
     drop: float
     double: bool
+    alone: bool
 
     def candidates(self, shape: tuple[int, int, int], dense: bool, target: Hardware) -> list[Candidate]:
         """The candidates of a layer with each of its rows once, those with the fewest planes first.
@@ -101,7 +103,7 @@ class Space:
                 continue  # case 2
             crossbars = len(planes(sign, self.bits - depth, target.cell_bits))
             extents = tile_extents(*shape, target.rows, target.columns)
-            taken = footprint(extents, crossbars, target)
+            taken = footprint(extents, crossbars, target, self.alone)
             for pattern, scale in product(self.patterns, self.scales):
                 candidate = Candidate(pattern, sign, depth, scale, "", False, crossbars, extents, taken)
                 try:
@@ -127,9 +129,9 @@ class Space:
         if not (self.double and dense and spare and candidate.squeeze and candidate.sign in DOUBLED_SIGNS):
             return [candidate]
         extents = tile_extents(1, k + spare, m, target.rows, target.columns)
-        taken = footprint(extents, candidate.crossbars, target)
+        taken = footprint(extents, candidate.crossbars, target, self.alone)
         double = replace(candidate, double=True, extents=extents, footprint=taken)
-        return [double] if _no_more(taken, candidate.footprint) else [candidate, double]
+        return [double] if taken.no_more_than(candidate.footprint) else [candidate, double]
 
     def dropped(self, candidate: Candidate, shape: tuple[int, int, int], target: Hardware) -> Candidate | None:
         """The candidate without the rows that fill no tile; None where there are none, or too many.
@@ -141,7 +143,7 @@ class Space:
         if groups > 1 or k < target.rows or not 0 < rest <= self.drop * k:
             return None
         extents = tile_extents(1, k - rest, m, target.rows, target.columns)
-        taken = footprint(extents, candidate.crossbars, target)
+        taken = footprint(extents, candidate.crossbars, target, self.alone)
         return replace(candidate, constraints=f"zero-rows:{rest}", double=False, extents=extents, footprint=taken)
 
 
@@ -151,17 +153,14 @@ def _dominated(index: int, found: Sequence[tuple[Candidate, RowSet | None]]) -> 
     for other, (candidate, others) in enumerate(found):
         if other == index or rows is None or others is None or candidate.sign != mine.sign:
             continue
-        if candidate.scale != mine.scale or not _no_more(candidate.footprint, mine.footprint):
+        if candidate.scale != mine.scale or not candidate.footprint.no_more_than(mine.footprint):
             continue
-        if _includes(others, rows) and not (_includes(rows, others) and _no_more(mine.footprint, candidate.footprint)):
+        same = _includes(rows, others) and mine.footprint.no_more_than(candidate.footprint)
+        if _includes(others, rows) and not same:
             return True
         if other < index and _includes(others, rows):
             return True
     return False
-
-
-def _no_more(a: Footprint, b: Footprint) -> bool:
-    return a.whole <= b.whole and a.rows <= b.rows and a.columns <= b.columns and a.tall <= b.tall
 
 
 def _includes(a: RowSet, b: RowSet) -> bool:
@@ -256,7 +255,7 @@ def solutions(
         if fewer is None or kind in done:
             continue
         short = solved(fewer)
-        if short[2] < min((e for c, e in seen if _no_more(c.footprint, fewer.footprint)), default=np.inf):
+        if short[2] < min((e for c, e in seen if c.footprint.no_more_than(fewer.footprint)), default=np.inf):
             yield short
         else:
             done.add(kind)

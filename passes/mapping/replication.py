@@ -5,8 +5,13 @@ consecutive parts of it; where one ends within a pixel, the next reads the other
 the sums of digits add up (`smec.passes.mapping.shares`). So a copy stops at any read, not only at whole pixels.
 
 With a limit T on the reads of a copy, each copy takes what fits, from where the one before ended, and no layer can do
-with fewer copies; a higher limit never takes more. Bisection finds the least limit whose copies the budget pays for.
-Then pixels are shared only in layers in which copies of whole pixels would exceed it, and there as few as can be.
+with fewer copies; a higher limit never takes more. If no two tiles shared a physical crossbar, bisection would find the
+least limit whose copies the budget pays for. Then pixels are shared only in layers in which copies of whole pixels
+would exceed it, and there as few as can be.
+
+Tiles do share crossbars, in turn, as far as their reads allow. What a limit then costs, placement tells; and it costs
+least if all copies of a layer but the last take what they can: the last one's crossbars have time for others. So lower
+limits are tried in the same way, until none is found that the budget pays for.
 """
 
 from __future__ import annotations
@@ -24,12 +29,17 @@ class Layer:
     """A layer to copy.
 
     pixels: of an image. digits: reads that each input digit of a pixel takes, from the lowest on, D numbers for each
-    unit of crossbars that read at the same time; none for a layer without crossbars. cost: crossbars of one copy.
+    unit of crossbars that read at the same time; none for a layer without crossbars. cost: crossbars of one copy, were
+    none shared. share: of these, the part that its cells fill. work: reads of an image, the sum over these crossbars.
+    whole: all reads of a pixel belong to one copy.
     """
 
     pixels: int
     digits: tuple[tuple[int, ...], ...]
     cost: int
+    share: Fraction = Fraction(1)
+    work: int = 0
+    whole: bool = False
 
     @cached_property
     def _sums(self) -> list[list[int]]:
@@ -55,17 +65,13 @@ class Layer:
 
     @property
     def least(self) -> int:
-        """Reads of the digit that takes most: no copy can have fewer."""
-        return max((max(unit) for unit in self.digits if unit), default=0)
+        """Reads of the digit that takes most, or of a pixel where that is whole: no copy can have fewer."""
+        return self.reads if self.whole else max((max(unit) for unit in self.digits if unit), default=0)
 
     @property
     def cycles(self) -> int:
         """Crossbar reads of an image with one copy."""
         return self.pixels * self.reads
-
-    def undivided(self) -> Layer:
-        """The same layer if a pixel's reads belonged to one copy: as a single digit that takes all of them."""
-        return Layer(self.pixels, tuple((sum(unit),) for unit in self.digits), self.cost)
 
     def reach(self, start: int, limit: int) -> int:
         """How far a copy gets from `start` within `limit` reads, were there no end: the first pair that is not its."""
@@ -73,7 +79,8 @@ class Layer:
         for sums in self._sums:
             pixel, rest = divmod(_at(sums, start) + limit, sums[-1])
             stops.append(pixel * self.pixel_digits + bisect_right(sums, rest) - 1)
-        return min(stops)
+        stop = min(stops)
+        return stop - stop % self.pixel_digits if self.whole else stop
 
     def start(self, stop: int, limit: int) -> int:
         """The first pair that a copy can begin with, to be through with what is before `stop` within `limit` reads."""
@@ -84,6 +91,14 @@ class Layer:
                 pixel, rest = divmod(done - 1, sums[-1])
                 starts.append(pixel * self.pixel_digits + bisect_left(sums, rest + 1))
         return max(starts)
+
+    def filled(self, copies: int, limit: int) -> list[int]:
+        """Where to cut the stretch such that all copies but the last take as much as `limit` reads allow."""
+        cuts = [0]
+        step = self.pixel_digits if self.whole else 1
+        for i in range(1, copies):
+            cuts.append(min(self.reach(cuts[-1], limit), self.length - (copies - i) * step))
+        return cuts[1:]
 
     def copies_for(self, limit: int) -> int:
         """The fewest copies of which none takes more than `limit` reads; `limit` allows any digit at least."""
@@ -135,9 +150,8 @@ def _at(sums: list[int], position: int) -> int:
 class Replication:
     """A solution.
 
-    copies, cuts: of each layer; see `Layer.cuts`. cycles: reads of the busiest copy of any layer. crossbars: of all
-    copies. bound: what no real numbers of copies (at least one of each layer) go below where a read is one copy's;
-    continuous: where reads may be cut up, too.
+    copies, cuts: of each layer; see `Layer.cuts` and `Layer.filled`. cycles: reads of the busiest copy of any layer.
+    crossbars: of all copies. bound: see `lower_bound`; continuous: see `continuous_bound`.
     """
 
     copies: list[int]
@@ -149,7 +163,7 @@ class Replication:
 
 
 def replicate(layers: Sequence[Layer], budget: int) -> Replication:
-    """Minimise the reads of the busiest copy within `budget` crossbars, exactly.
+    """Minimise the reads of the busiest copy within `budget` crossbars, exactly, if tiles share none.
 
     Args:
         layers: with at least one pixel each.
@@ -173,6 +187,50 @@ def replicate(layers: Sequence[Layer], budget: int) -> Replication:
     )
 
 
+#: From copies, cuts and how many are enough: (physical crossbars that these take, reads of the busiest copy).
+Placed = Callable[[list[int], list[list[int]], int], tuple[int, int]]
+
+
+def replicate_sharing(layers: Sequence[Layer], budget: int, placed: Placed) -> Replication:
+    """Minimise the reads of the busiest copy within `budget` crossbars, which tiles may share.
+
+    Args:
+        layers: with at least one pixel each.
+        budget: crossbars; at least those of one copy of each layer that share none, or that `placed` finds for it.
+        placed: what it takes.
+    """
+    found: Replication | None = None
+    costs = sum(layer.cost for layer in layers)
+    if costs <= budget:
+        found = replicate(layers, budget)
+    if not layers or (found is not None and found.cycles <= max(found.bound, 1)):
+        assert found is not None  # noqa: S101  # for the type checker: without layers the budget is enough
+        return found
+
+    def attempt(limit: int) -> Replication | None:
+        copies = [layer.copies_for(limit) for layer in layers]
+        cuts = [layer.filled(n, limit) for layer, n in zip(layers, copies, strict=True)]
+        crossbars, cycles = placed(copies, cuts, budget)
+        if crossbars > budget:
+            return None
+        return Replication(copies, cuts, cycles, bound, continuous_bound(layers, max(budget, costs)), crossbars)
+
+    bound = lower_bound(layers, budget)
+    low = max(bound, *(layer.least for layer in layers))
+    # with one copy of each layer
+    high = found.cycles if found is not None else max(layer.cycles for layer in layers) + 1
+    while low < high:
+        middle = (low + high) // 2
+        better = attempt(middle)
+        if better is None:
+            low = middle + 1
+        else:
+            found, high = better, min(middle, better.cycles)
+    if found is None:
+        raise ValueError("the budget does not pay for one copy")
+    return found
+
+
 def _least_limit(layers: Sequence[Layer], budget: int, cost: Callable[[int], Fraction | int]) -> int:
     """The least limit on the reads that the budget pays for; by bisection, as a higher limit never costs more."""
     low, high = max(layer.least for layer in layers), max(layer.cycles for layer in layers)
@@ -186,25 +244,29 @@ def _least_limit(layers: Sequence[Layer], budget: int, cost: Callable[[int], Fra
 
 
 def lower_bound(layers: Sequence[Layer], budget: int) -> int:
-    """The least bottleneck if copies could be any real numbers, at least one of each layer, that take whole reads.
+    """What the bottleneck does not go below, however tiles share crossbars.
 
-    Within a limit a copy takes n of the stretch's pairs at most, so that length / n copies are needed.
+    1. Copies could be any real numbers, at least one of each layer, that take whole reads: within a limit a copy takes
+       n of the stretch's pairs at most, so that length / n copies are needed; and of crossbars as many as these fill.
+    2. All reads of all crossbars are shared out evenly.
     """
 
     def copies(layer: Layer, limit: int) -> Fraction:
         if not layer.pixel_digits:
             return Fraction(1)
-        most = max(layer.reach(digit, limit) - digit for digit in range(layer.pixel_digits))
+        most = max(layer.reach(digit, limit) - digit for digit in range(1 if layer.whole else layer.pixel_digits))
         return max(Fraction(layer.length, most), Fraction(1))
 
     def cost(limit: int) -> Fraction:
-        return sum((copies(layer, limit) * layer.cost for layer in layers), Fraction(0))
+        return sum((copies(layer, limit) * layer.cost * layer.share for layer in layers), Fraction(0))
 
-    return _least_limit(layers, budget, cost)
+    work = sum(layer.work for layer in layers)
+    return max(_least_limit(layers, budget, cost), -(-work // max(budget, 1)))
 
 
 def continuous_bound(layers: Sequence[Layer], budget: int) -> float:
-    """The least bottleneck if copies could be any real numbers of at least one; a copy has one read at least.
+    """The least bottleneck if copies could be any real numbers of at least one, of crossbars that they do not share; a
+    copy has one read at least.
 
     Layers slower than the bottleneck T get cycles / T copies, the others one: with k slower layers,
     T = sum(cost cycles of these) / (budget - sum(cost of the others)).

@@ -257,28 +257,34 @@ def conversions(op: MvmOp, physical: np.ndarray, act_bits: int, dac_bits: int) -
     """
     tile = op.xbar_tile.array
     count = len(tile)
-    groups = np.where(op.rows.array[tile] >= 0, 0, -1) if op.row_group is None else op.row_group.array
     _, unit = np.unique(np.stack([tile, physical[:count]], axis=1), axis=0, return_inverse=True)
-    digits, drives = digits_of_units(groups, op.shifts.array[tile], unit.reshape(-1), act_bits, dac_bits)
+    digits, drives = digits_of_units(_groups(op), op.shifts.array[tile], unit.reshape(-1), act_bits, dac_bits)
     digits = digits[unit.reshape(-1)] * drives
     columns = np.count_nonzero(op.cols.array >= 0, axis=1)[tile]
     return np.concatenate([_reads_of(share, digits) * columns for share in shares_of(op)])
 
 
 def reads_of_tiles(op: MvmOp, unit: np.ndarray, act_bits: int, dac_bits: int) -> np.ndarray:
-    """Reads that a grouped layer's tiles take for an image, those of the busiest unit: int64 [n, T].
+    """Reads that a layer's tiles take for an image, those of the busiest unit: int64 [n, T].
 
     Args:
-        op: a grouped layer.
+        op: a sliced layer, grouped or not: rows without groups count as one group.
         unit: int64 [X], ascending: crossbars that share their reads, each of one tile.
         act_bits, dac_bits: A, d.
     """
     tile = op.xbar_tile.array
-    digits, _ = digits_of_units(op.row_group.array, op.shifts.array[tile], unit, act_bits, dac_bits)
+    digits, _ = digits_of_units(_groups(op), op.shifts.array[tile], unit, act_bits, dac_bits)
     found = np.zeros((op.copies, len(op.rows.array)), np.int64)
     for share, reads in zip(shares_of(op), found, strict=True):
         np.maximum.at(reads, tile, _reads_of(share, digits)[unit])
     return found
+
+
+def _groups(op: MvmOp) -> np.ndarray:
+    """The row groups of each crossbar, int [X, R]; all used rows are group 0 where there are none yet."""
+    groups: np.ndarray
+    groups = np.where(op.rows.array[op.xbar_tile.array] >= 0, 0, -1) if op.row_group is None else op.row_group.array
+    return groups
 
 
 def _reads_of(share: Share, digits: np.ndarray) -> np.ndarray:

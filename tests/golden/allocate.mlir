@@ -34,7 +34,7 @@
   "smec.graph"() ({
   ^bb0(%x: tensor<1x6x1x2xf32>):
     %x$$1 = "quant.quantize"(%x) : (tensor<1x6x1x2xf32>) -> tensor<1x6x1x2x!quant.u<8, 1.0, 0>> loc("<model>":0:0)
-    %relu = "quant.conv"(%x$$1) {name = "conv", tensor = "relu", float_weight = #h0, bias = #h1, clamp_min = 0.0 : f64, clamp_max = 0x7FF0000000000000 : f64, strides = array<i64: 1, 1>, pads = array<i64: 0, 0, 0, 0>, dilations = array<i64: 1, 1>, groups = 1 : i64, bits = 4 : i64, shift = "fit", pattern = "uniform", sign = "twos-complement", squeeze = 1 : i64, scale = "column", constraints = "", double = false} : (tensor<1x6x1x2x!quant.u<8, 1.0, 0>>) -> tensor<1x3x1x2xf32> loc("conv"("<model>":0:0))
+    %relu = "quant.conv"(%x$$1) {name = "conv", tensor = "relu", float_weight = #h0, bias = #h1, clamp_min = 0.0 : f64, clamp_max = 0x7FF0000000000000 : f64, strides = array<i64: 1, 1>, pads = array<i64: 0, 0, 0, 0>, dilations = array<i64: 1, 1>, groups = 1 : i64, bits = 4 : i64, shift = "fit", pattern = "uniform", sign = "twos-complement", squeeze = 1 : i64, scale = "column", constraints = "", double = true} : (tensor<1x6x1x2x!quant.u<8, 1.0, 0>>) -> tensor<1x3x1x2xf32> loc("conv"("<model>":0:0))
     %y = "smec.host"(%relu) ({
     ^bb0(%relu$$1: tensor<1x3x1x2xf32>):
       %y$$1 = "nn.Softmax"(%relu$$1) {axis = 1 : i64, _tensor = "y"} : (tensor<1x3x1x2xf32>) -> tensor<1x3x1x2xf32> loc("softmax"("<model>":0:0))
