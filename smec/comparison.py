@@ -25,9 +25,6 @@ _MAPPED = "xbar.grouped"
 #: What is left to do from there.
 _REST = "assign-cores,emit"
 
-#: The same where the budget has a crossbar for every tile and copy: blocks that share one are read in turn.
-_UNSHARED = "assign-cores{share=false},emit"
-
 #: Figures whose ratios to the baseline are given: (name, name of the ratio, whether the baseline's is the numerator).
 RATIOS = (
     ("crossbars", "crossbars_fewer", True),
@@ -62,11 +59,10 @@ class Setting:
 
 @dataclass
 class _Mapped:
-    """A scheme, its network before placement, the fewest crossbars without sharing, and its figures so far."""
+    """A scheme, its network before placement, and its figures so far."""
 
     scheme: Scheme
     module: ModuleOp
-    least: int
     figures: dict[str, Any] = field(default_factory=dict)
 
 
@@ -101,7 +97,7 @@ def compare(
     data, float_top1 = _float(setting)
     calib = None if setting.calib is None else read_arrays(setting.calib)
     mapped = [_map(scheme, setting, calib, data, number, len(chosen)) for number, scheme in enumerate(chosen)]
-    budget = setting.crossbars or max(one.least for one in mapped)
+    budget = setting.crossbars or max(one.figures["crossbars"] for one in mapped)
     for number, one in enumerate(mapped):
         _tell(setting, "schemes at equal budget", number, len(mapped))
         one.figures |= _at_budget(one, budget)
@@ -174,7 +170,6 @@ def _map(scheme: Scheme, setting: Setting, calib: Arrays | None, data: Data | No
     return _Mapped(
         scheme,
         module,
-        _least(module),
         {
             "scheme": scheme.text(),
             "pipeline": module.pipeline,
@@ -192,13 +187,6 @@ def _map(scheme: Scheme, setting: Setting, calib: Arrays | None, data: Data | No
 
 def _finish(module: ModuleOp, rest: str) -> Program:
     return assemble(Job(module, pipeline=rest).lower())
-
-
-def _least(module: ModuleOp) -> int:
-    """Crossbars of one copy of each layer, where no two tiles share one: what `replicate` counts."""
-    report: dict[str, Any] = {}
-    Job(module, pipeline="replicate", report=report).lower()
-    return int(report["replicate"]["crossbars_once"])
 
 
 def _crossbars(program: Program) -> dict[str, Any]:
@@ -234,13 +222,14 @@ def _at_budget(one: _Mapped, budget: int) -> dict[str, Any]:
     """Throughput, energy and area with copies of slow layers until the budget is used up."""
     from smec.runtime.timing import time_program
 
-    if budget < one.least:
+    least = one.figures["crossbars"]
+    if budget < least:
         raise SmecError(
             f"budget too small for scheme '{one.scheme.text()}'",
-            expected=f"{one.least} crossbars or more",
+            expected=f"{least} crossbars or more",
             found=budget,
         )
-    program = _finish(one.module, f"replicate{{crossbars={budget}}},{_UNSHARED}")
+    program = _finish(one.module, f"replicate{{crossbars={budget}}},{_REST}")
     timing = time_program(program)
     return {
         "throughput_at_budget": timing.throughput_images_per_s,
