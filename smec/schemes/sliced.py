@@ -54,7 +54,7 @@ class Sme(Scheme):
         default="auto", metadata={"doc": "squeeze depth x of 8 bits; auto: of each layer, within max-error"}
     )
     max_error: float = field(
-        default=0.05, metadata={"doc": "squared error of the network's outputs over their power, for depth auto"}
+        default=0.03, metadata={"doc": "squared error of the network's outputs over their power, for depth auto"}
     )
 
     def passes(self, target: Target) -> str:
