@@ -250,6 +250,11 @@ def test_a_core_too_small_for_a_tile_is_diagnosed(columns: int, beside: bool, sl
     assert f"expected at most {slots - 1}, found {slots}" in str(caught.value)
 
 
+def test_a_tile_that_fits_no_core_is_refused() -> None:
+    with pytest.raises(SmecError, match="more crossbars than a core has"):
+        place(np.array([1, 5]), np.full(2, 3), np.full(2, 3), rows=4, columns=4, per_core=4)
+
+
 def test_a_pass_that_needs_a_target_says_so() -> None:
     with pytest.raises(SmecError, match="pass 'tile' needs a target"):
         Tile().run(module_of(Layer(np.array([[1]]))), PassContext())

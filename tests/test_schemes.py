@@ -263,23 +263,23 @@ def test_the_table_has_a_cell_for_every_column(document: dict[str, Any]) -> None
 
 
 def test_compare_without_labels_or_inputs() -> None:
-    found = compare(onnx.load(MODEL), "sme", calib=CALIB)
+    found = compare(onnx.load(MODEL), "sme{depth=5}", calib=CALIB)
     assert found["float_top1"] is None
     assert found["schemes"][0]["top1"] is None
     with np.load(TEST) as data:
         image = {key: data[key][:3] for key in data.files if key != "labels"}
-    assert compare(str(MODEL), "sme", calib=CALIB, inputs=image)["images"] == 3
+    assert compare(str(MODEL), "sme{depth=5}", calib=CALIB, inputs=image)["images"] == 3
 
 
 def test_commands(tmp_path: Path) -> None:
     run = CliRunner().invoke
     json_file, table = tmp_path / "c.json", tmp_path / "c.md"
-    words = ["--schemes", "dense-8,sme", "--calib", str(CALIB), "--input", str(TEST), "--images", "20"]
+    words = ["--schemes", "dense-8,sme{depth=5}", "--calib", str(CALIB), "--input", str(TEST), "--images", "20"]
     result = run(cli.main, ["compare", str(MODEL), *words, "--json", str(json_file), "--markdown", str(table)])
     assert result.exit_code == 0, result.output
     assert "at budget" in result.output
-    assert [s["scheme"] for s in json.loads(json_file.read_text())["schemes"]] == ["dense-8", "sme"]
-    assert "| sme |" in table.read_text()
+    assert [s["scheme"] for s in json.loads(json_file.read_text())["schemes"]] == ["dense-8", "sme{depth=5}"]
+    assert "| sme{depth=5} |" in table.read_text()
     assert run(cli.main, ["compare", str(MODEL), "--baseline", "dense-4", *words]).exit_code == 1
     listed = run(cli.main, ["schemes"])
     assert all(name in listed.output for name in ALL_SCHEMES.split(","))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smec.ir.errors import SmecError
 from smec.passes.mapping.packing import UNBOUNDED, Packed, Tiles, Way, least_crossbars, pack
 
 
@@ -68,17 +69,24 @@ def place(
         counts: int [T], crossbars of each tile; tiles without any are not placed.
         heights, widths: int [T], rows and columns that the tile uses, from the first on.
         rows, columns: R, C.
-        per_core: physical crossbars of a core, at least as many as `slots_needed` by any tile.
+        per_core: physical crossbars of a core.
         share: whether crossbars of different tiles may share a physical one.
         beside: whether crossbars of the same tile may.
         work: what tiles read, and how much those that share a physical crossbar, in turn, may read together; None:
             however long it takes.
         enough: no other way is tried where one needs no more physical crossbars.
+
+    Raises:
+        SmecError: a tile does not fit a core.
     """
     counts, heights, widths = (np.asarray(a, np.int64) for a in (counts, heights, widths))
     work = work or Work(np.zeros_like(counts))
     abreast = _most_abreast(counts, widths, columns, beside)
     slots = -(-counts // abreast)
+    if slots.max(initial=0) > per_core:
+        raise SmecError(
+            "a tile needs more crossbars than a core has", expected=f"at most {per_core}", found=int(slots.max())
+        )
     bound = int(slots.sum())
     if share:
         # of a tile one physical crossbar each for what does not fit side by side, and reads as far as they are bounded
