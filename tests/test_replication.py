@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,11 +14,16 @@ import shared
 import smec
 from graphs import GraphMaker, sample
 from programs import lower
+from smec import targets
 from smec.ir.dialects import quant
 from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
 from smec.ir.isa_machine import run_machine
-from smec.passes.mapping.replication import Layer, continuous_bound, lower_bound, replicate
+from smec.passes.assign_cores import AssignCores
+from smec.passes.base import PassContext
+from smec.passes.mapping.replication import Layer, continuous_bound, lower_bound, replicate, replicate_sharing
+from smec.passes.pipeline import parse_pipeline
+from smec.passes.replicate import Replicate
 from smec.runtime.simulator import Simulator
 from smec.runtime.timing import time_program
 from smec.verification import verify
@@ -144,6 +150,54 @@ def resnet50() -> list[Layer]:
                 out.append(layer(size, inputs, 4 * width))
             inputs = 4 * width
     return [*out, Layer(1, ((1,) * 8,), 16 * 16 * 8)]
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.integers(0, 40), st.booleans())
+def test_sharing_never_makes_copies_slower(seed: int, spare: int, digits: bool) -> None:
+    rng = np.random.default_rng(seed)
+    g = GraphMaker(rng, 4)
+    y = g.quantize(g.input("x", (1, 2, int(rng.integers(1, 6)), int(rng.integers(1, 6)))))
+    for _ in range(int(rng.integers(1, 4))):
+        y = g.conv(y, int(rng.integers(1, 12)))
+    module = g.finish(g.dequantize(y))
+    target = targets.load("sme").model_copy(update={"rows": 16, "columns": 16, "crossbars_per_core": 64})
+    context = PassContext(target=target, act_bits=4)
+    parse_pipeline("tile,slice-bits,group-rows,replicate{crossbars=1000000 share=false}").run(module, context)
+    least = context.report["replicate"]["crossbars_once"]
+    found = {}
+    for share in (True, False):
+        Replicate(crossbars=least + spare, digits=digits, share=share).run(module, context)
+        found[share] = context.report["replicate"]
+        assert found[share]["bound"] <= found[share]["cycles"]
+        assert found[share]["crossbars"] <= least + spare
+    assert found[True]["cycles"] <= found[False]["cycles"]
+    assert found[True]["continuous_bound"] == found[False]["continuous_bound"]
+    # what the pass promises is what assign-cores finds
+    Replicate(crossbars=least + spare, digits=digits).run(module, context)
+    AssignCores().run(module, context)
+    assert context.report["assign-cores"]["crossbars"] == found[True]["crossbars"]
+
+
+def test_the_last_copy_has_time_for_other_tiles() -> None:
+    # 10 reads within 4 each: 4, 4 and 2. Whole pixels of three digits within 7: two pixels and one.
+    layer = Layer(10, ((1,),), 1)
+    assert layer.filled(layer.copies_for(4), 4) == [4, 8]
+    assert layer.cuts(3, 4) == []
+    layer = Layer(3, ((1, 1, 1),), 1, whole=True)
+    assert (layer.copies_for(7), layer.filled(2, 7), layer.least) == (2, [6], 3)
+
+
+def test_copies_take_crossbars_that_tiles_share() -> None:
+    """Two layers of half a crossbar each: together they leave room for a second copy of the slower one."""
+    found = replicate_sharing(
+        [Layer(8, ((1,),), 1, Fraction(1, 2), 8), Layer(2, ((1,),), 1, Fraction(1, 2), 2)],
+        2,
+        lambda copies, cuts, enough: (2 if max(copies) < 3 else 3, 5 if copies[0] == 2 and cuts[0] == [5] else 8),
+    )
+    assert (found.copies, found.cycles, found.crossbars, found.bound) == ([2, 1], 5, 2, 5)
+    with pytest.raises(ValueError, match="does not pay for one copy"):
+        replicate_sharing([Layer(8, ((1,),), 2)], 1, lambda copies, cuts, enough: (2, 8))
 
 
 @settings(max_examples=20)
