@@ -188,6 +188,24 @@ def test_sharing_keeps_within_the_reads() -> None:
         placed = place(counts, heights, widths, rows=16, columns=16, per_core=4, work=Work(reads, most))
         assert placed.physical == crossbars
         assert placed.bound <= crossbars
+        assert np.bincount(placed.slot, weights=reads).max() <= most
+
+
+def test_many_rectangles_keep_apart() -> None:
+    """Enough of all sizes that all rules of the packing come into play; property tests prefer small cases."""
+    rng = np.random.default_rng(0)
+    target = Target(rows=16, columns=16, crossbars_per_core=24)
+    for _ in range(200):
+        tiles = int(rng.integers(5, 40))
+        counts, (heights, widths) = rng.integers(0, 5, tiles), rng.integers(1, 17, (2, tiles))
+        reads = rng.integers(1, 50, tiles)
+        most = int(rng.integers(reads.max(), 3 * reads.max()))
+        placed = place(counts, heights, widths, rows=16, columns=16, per_core=24, work=Work(reads, most))
+        assert_placed(placed, counts, heights, widths, target)
+        tile = np.repeat(np.arange(tiles), counts)
+        known = np.unique(np.stack([placed.core, placed.slot, tile], axis=1), axis=0)
+        spent = np.bincount(known[:, 0] * 24 + known[:, 1], weights=reads[known[:, 2]], minlength=1)
+        assert spent.max() <= most
 
 
 rectangles = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5)
