@@ -10,34 +10,28 @@ skip with a reason where the files are absent:
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
+import inputs
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-SHARED = ROOT.parent / "shared"
-DATA = SHARED / "data"
+DATA = inputs.DATA
+SHARED = DATA.parent
 ZOO = DATA / "onnx_zoo"
 
 RESNET20 = DATA / "models" / "cifar10_resnet20.onnx"
 RESNET8 = DATA / "models" / "mlperf_tiny_resnet8_cifar10.onnx"
 MOBILENET_V2 = DATA / "models" / "mobilenet_v2_1.0_224.onnx"
-CIFAR10 = DATA / "cifar10" / "cifar10_subset.npz"
-IMAGENET_EVAL = DATA / "imagenet" / "eval_500.zip"
-IMAGENET_CALIB = DATA / "imagenet" / "calib_250.zip"
-
-# Channel statistics of ImageNet (RGB, of values in 0..1), which the ResNet-20 was trained with.
-MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+CIFAR10 = DATA / inputs.CIFAR10
+IMAGENET_EVAL = DATA / inputs.IMAGENET_EVAL
+IMAGENET_CALIB = DATA / inputs.IMAGENET_CALIB
 
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 
@@ -75,27 +69,15 @@ def zoo() -> list[Path]:
     return sorted(ZOO.glob("*.onnx"))
 
 
-@cache
-def _cifar10() -> dict[str, np.ndarray]:
-    with np.load(CIFAR10) as file:
-        return {name: file[name] for name in file.files}
-
-
-def _normalised(images: np.ndarray) -> np.ndarray:
-    """uint8 NHWC -> float32 NCHW, ((x / 255) - MEAN) / STD."""
-    scaled = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
 def cifar10_test(count: int = 2000) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` CIFAR-10 test images as the ResNet-20 wants them, float32 [n, 3, 32, 32]; labels, int64 [n]."""
-    data = _cifar10()
-    return _normalised(data["x_test"][:count]), data["y_test"][:count].astype(np.int64).ravel()
+    data = inputs.cifar10()
+    return inputs.normalised(data["x_test"][:count]), data["y_test"][:count].astype(np.int64).ravel()
 
 
 def cifar10_calib(count: int = 500) -> np.ndarray:
     """The first `count` CIFAR-10 training images as the ResNet-20 wants them, float32 [n, 3, 32, 32]."""
-    return _normalised(_cifar10()["x_train"][:count])
+    return inputs.normalised(inputs.cifar10()["x_train"][:count])
 
 
 def cifar10_raw(count: int = 2000, *, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -103,27 +85,9 @@ def cifar10_raw(count: int = 2000, *, train: bool = False) -> tuple[np.ndarray, 
 
     Float32 [n, 3, 32, 32] and int64 [n].
     """
-    data, part = _cifar10(), "train" if train else "test"
+    data, part = inputs.cifar10(), "train" if train else "test"
     images = np.ascontiguousarray(data[f"x_{part}"][:count].astype(np.float32).transpose(0, 3, 1, 2))
     return images, data[f"y_{part}"][:count].astype(np.int64).ravel()
-
-
-def photographs(archive: Path, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` (default all) photographs of `archive`, by name, as MobileNet-v2 wants them.
-
-    Returns float32 [n, 3, 224, 224], RGB / 127.5 - 1, and the ImageNet classes, int64 [n], 0..999.
-    """
-    from PIL import Image
-
-    with zipfile.ZipFile(archive) as file:
-        labels: dict[str, int] = json.loads(file.read("labels.json"))
-        names = sorted(labels)[:count]
-        images = np.empty((len(names), 3, 224, 224), dtype=np.float32)
-        for index, name in enumerate(names):
-            with Image.open(io.BytesIO(file.read(name))) as image:
-                pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-            images[index] = pixels.transpose(2, 0, 1) / np.float32(127.5) - np.float32(1)
-    return images, np.array([labels[name] for name in names], dtype=np.int64)
 
 
 def model_input(path: Path) -> tuple[str, list[int | str]]:

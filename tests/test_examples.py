@@ -33,6 +33,19 @@ def test_digits_files_are_small_and_disjoint() -> None:
     assert (shared.EXAMPLES / "digits_resnet.onnx").stat().st_size < 400_000
 
 
+@shared.needs_resnet20
+def test_images_of_the_measurements(tmp_path: Path) -> None:
+    script = shared.ROOT / "benchmarks" / "inputs.py"
+    subprocess.run([sys.executable, script, "resnet20", "-o", tmp_path], check=True, stdout=subprocess.DEVNULL)
+    name, _ = shared.model_input(shared.RESNET20)
+    images, labels = shared.cifar10_test()
+    with np.load(tmp_path / "calib.npz") as calib, np.load(tmp_path / "test.npz") as test:
+        assert calib.files == [name]
+        assert np.array_equal(calib[name], shared.cifar10_calib(512))
+        assert np.array_equal(test[name], images)
+        assert np.array_equal(test["labels"], labels)
+
+
 @pytest.mark.parametrize("topology", ["resnet50", "mobilenet_v2", "resnet20"])
 def test_topology_has_the_published_size(topology: str, tmp_path: Path) -> None:
     """Parameters of the papers, in millions: He et al. 2016 (25.6, 0.27), Sandler et al. 2018 (3.5)."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import inputs
 import shared
 import smec
 from smec.ir.errors import SmecError
@@ -90,9 +91,9 @@ def test_resnet20_by_admm(sign: str, squeeze: int, pattern: str, scale: str, lea
 @pytest.mark.slow
 def test_mobilenet_v2() -> None:
     """Uniform pattern, scales per column, differential 8 planes; float has 83.4 % on these photographs."""
-    calib, _ = shared.photographs(shared.IMAGENET_CALIB)
+    calib, _ = inputs.photographs(shared.IMAGENET_CALIB)
     program = smec.compile(shared.MOBILENET_V2, calib=calib)
-    photographs, labels = shared.photographs(shared.IMAGENET_EVAL)
+    photographs, labels = inputs.photographs(shared.IMAGENET_EVAL)
     result = program.simulate({"input": photographs}, engine="exact")
     logits = next(iter(result.outputs.values()))
     assert np.isfinite(logits).all()

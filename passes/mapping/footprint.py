@@ -41,12 +41,7 @@ class Footprint:
 
     def no_more_than(self, other: Footprint) -> bool:
         """Whether it takes no more of anything."""
-        return (
-            self.cells <= other.cells
-            and self.tall <= other.tall
-            and self.wide <= other.wide
-            and self.large <= other.large
-        )
+        return all(getattr(self, of.name) <= getattr(other, of.name) for of in fields(self))
 
 
 def capacity(target: Hardware) -> Footprint:

@@ -82,7 +82,7 @@ def place(
     counts, heights, widths = (np.asarray(a, np.int64) for a in (counts, heights, widths))
     work = work or Work(np.zeros_like(counts))
     abreast = _most_abreast(counts, widths, columns, beside)
-    slots = -(-counts // abreast)
+    slots = slots_needed(counts, widths, columns, beside)
     if slots.max(initial=0) > per_core:
         raise SmecError(
             "a tile needs more crossbars than a core has", expected=f"at most {per_core}", found=int(slots.max())
