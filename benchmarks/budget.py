@@ -13,13 +13,9 @@ from __future__ import annotations
 import argparse
 from typing import Any, ClassVar
 
-import numpy as np
-
 import smec
-from smec.data import load_data, ports_of_module, read_arrays
-from smec.driver import import_float
+from judge import Judge
 from smec.ir.dialects.builtin import ModuleOp
-from smec.ir.float_runner import FloatRunner
 from smec.passes.allocate import Allocate, Measured
 from smec.passes.base import PassContext
 
@@ -33,26 +29,6 @@ class Remembering(Allocate):
         if not self.known:
             self.known.append(super().measure(module, context))
         return self.known[0]
-
-
-class Judge:
-    """The float network's outputs on images, and how far a program's are from them."""
-
-    def __init__(self, model: str, images: str) -> None:
-        given = read_arrays(images)
-        module = import_float(model, given)
-        self.images = images
-        self.right = FloatRunner(module).outputs(load_data(given, ports_of_module(module)).inputs)
-
-    def __call__(self, program: smec.Program) -> tuple[float, float | None]:
-        """(error, top-1 in percent or None)."""
-        result = program.simulate(self.images, engine="exact")
-        errors = []
-        for name, right in self.right.items():
-            wide = right.astype(np.float64)
-            difference = result.outputs[name].reshape(wide.shape) - wide
-            errors.append(np.square(difference).sum() / np.square(wide - wide.mean(axis=0)).sum())
-        return float(np.mean(errors)), result.top1
 
 
 def row(judge: Judge, name: str, model: str, calib: str, **options: Any) -> str:

@@ -1,29 +1,46 @@
-"""Accuracy and crossbars of the weight quantizers at every depth of squeeze-out, measured through compiled programs.
+"""Accuracy, output error and crossbars of the weight quantizers at every depth, measured through compiled programs.
 
     python benchmarks/quantizers.py MODEL.onnx --calib CALIB.npz --input TEST.npz            # a Markdown table
     python benchmarks/quantizers.py MODEL.onnx --calib CALIB.npz --input TEST.npz --planes 3,2 --quantizers admm
 
-TEST.npz holds labels. Rows: planes that remain of 8-bit weights, by sign scheme; and plain integers of 8, 4 and 3 bits
-(two's complement, no squeeze-out) beside them. The columns give top-1 in percent for each quantizer, and the physical
-crossbars that ADMM's program fills.
+Rows: planes that remain of 8-bit weights, by sign scheme and pattern; and plain integers of 8, 4 and 3 bits (two's
+complement, no squeeze-out) beside them. The columns give, for each quantizer, top-1 in percent where TEST.npz holds
+labels, and the error of the outputs (`judge.py`) in percent; and the physical crossbars that the last one's program
+fills.
+
+No such row: one plane of two's complement is a sign bit, the integers 0 and -1; `offset` makes the top plane dense, so
+that it does not squeeze; polarized weights are not rounded, the signs are to be chosen first.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import smec
+from judge import Judge
+
+QUANTIZERS = ["nearest", "greedy", "admm"]
 
 
-def measure(model: str, calib: str, images: str, **options: Any) -> tuple[float, int]:
-    """(top-1 in percent, physical crossbars) of one configuration."""
-    program = smec.compile(model, calib=calib, shift="fit", **options)
-    result = program.simulate(images, engine="exact")
-    if result.top1 is None:
-        sys.exit(f"{images} holds no labels")
-    return result.top1, int(program.metadata["crossbars"])
+def configurations(arguments: argparse.Namespace) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """For each row: sign scheme, pattern, planes and crossbars of a tile, and the options of the compiler."""
+    planes = [int(p) for p in arguments.planes.split(",")]
+    groups = [int(g) for g in arguments.sign_rows.split(",")]
+    for sign in arguments.signs.split(","):
+        for rows in groups if sign == "polarized" else [None]:
+            name, more = (sign, {}) if rows is None else (f"{sign}, g = {rows}", {"sign_rows": rows})
+            for pattern in arguments.patterns.split(","):
+                for kept in planes:
+                    if (sign == "twos-complement" and kept == 1) or (sign == "offset" and kept < 8):
+                        continue
+                    tile = 2 * kept if sign == "differential" else kept
+                    options = {"sign": sign, "pattern": pattern, "bits": 8, "squeeze": 8 - kept, **more}
+                    yield [name, pattern, str(kept), str(tile)], options
+    for bits in map(int, filter(None, arguments.integers.split(","))):
+        options = {"sign": "twos-complement", "pattern": "uniform", "bits": bits, "squeeze": 0}
+        yield ["twos-complement", f"int{bits}", str(bits), str(bits)], options
 
 
 def main() -> None:
@@ -33,38 +50,28 @@ def main() -> None:
     parser.add_argument("--input", required=True)
     parser.add_argument("--planes", default="8,5,4,3,2,1")
     parser.add_argument("--patterns", default="uniform,window")
-    parser.add_argument("--signs", default="differential,twos-complement")
-    parser.add_argument("--sign-rows", type=int, default=8, help="with the sign scheme polarized, which is not rounded")
-    parser.add_argument("--quantizers", default="nearest,greedy,admm")
+    parser.add_argument("--signs", default="differential,twos-complement,offset,polarized")
+    parser.add_argument("--sign-rows", default="8,16", help="groups of polarized weights")
+    parser.add_argument("--integers", default="8,4,3", help="bits of plain integers; empty: none")
+    parser.add_argument("--quantizers", default=",".join(QUANTIZERS))
     parser.add_argument("--scale", default="column")
     arguments = parser.parse_args()
     quantizers = arguments.quantizers.split(",")
+    judge = Judge(arguments.model, arguments.input)
     print("| sign | pattern | planes | crossbars a tile |", " | ".join(quantizers), "| crossbars |")
-    print("| --- " * (5 + len(quantizers)) + "|")
-    planes = [int(p) for p in arguments.planes.split(",")]
-    # One plane of two's complement is a sign bit: the integers 0 and -1.
-    rows = [
-        (sign, pattern, kept, {"bits": 8, "squeeze": 8 - kept})
-        for sign in arguments.signs.split(",")
-        for pattern in arguments.patterns.split(",")
-        for kept in planes
-        if not (sign == "twos-complement" and kept == 1)
-    ]
-    rows += [("twos-complement", f"int{bits}", bits, {"bits": bits, "squeeze": 0}) for bits in (8, 4, 3)]
-    for sign, pattern, kept, options in rows:
+    print("| --- | --- |" + " ---: |" * (3 + len(quantizers)))
+    for labels, options in configurations(arguments):
         cells, crossbars = [], 0
         for quantizer in quantizers:
-            if sign == "polarized" and quantizer == "nearest":
+            if options["sign"] == "polarized" and quantizer == "nearest":
                 cells.append("-")
                 continue
-            chosen = "uniform" if pattern.startswith("int") else pattern
-            top1, crossbars = measure(
-                arguments.model, arguments.calib, arguments.input, sign=sign, pattern=chosen, quantizer=quantizer,
-                scale=arguments.scale, sign_rows=arguments.sign_rows, **options,
-            )  # fmt: skip
-            cells.append(f"{top1:.2f}")
-        tile = 2 * kept if sign == "differential" else kept
-        print(f"| {sign} | {pattern} | {kept} | {tile} |", " | ".join(cells), f"| {crossbars} |", flush=True)
+            options |= {"quantizer": quantizer, "scale": arguments.scale, "shift": "fit"}
+            program = smec.compile(arguments.model, calib=arguments.calib, **options)
+            error, top1 = judge(program)
+            crossbars = int(program.metadata["crossbars"])
+            cells.append(f"{100 * error:.3g}" if top1 is None else f"{top1:.2f} ({100 * error:.3g})")
+        print("|", " | ".join([*labels, *cells, str(crossbars)]), "|", flush=True)
 
 
 if __name__ == "__main__":
