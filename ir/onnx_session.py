@@ -65,6 +65,8 @@ def session_options(threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    # threads that spin after their work would take processors from ours, and from other processes
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

@@ -28,8 +28,6 @@ class HostRegion:
         self.index = index
         self.name: str = program.metadata["host"][index]["name"]
         options = session_options(cores())
-        # threads that spin after their work would take processors from ours
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = np.ascontiguousarray(program.sections[f"host.{index}"]).tobytes()
         try:
             self.session: Any = exact_session(model, options)
