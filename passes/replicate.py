@@ -18,7 +18,7 @@ from smec.passes.mapping.layers import Hardware, array, crossbar_layers, extent,
 from smec.passes.mapping.placement import side_by_side
 from smec.passes.mapping.replication import Layer, replicate, replicate_sharing
 from smec.passes.mapping.solver import gap
-from smec.passes.mapping.workload import digits_of_units
+from smec.passes.mapping.workload import digits_of_tiles, digits_of_units
 
 
 @register_pass
@@ -111,6 +111,13 @@ def _layer(op: MvmOp, act_bits: int, target: Hardware, whole: bool) -> Layer:
     *outer, rows, columns_of_pixels = (1, 1, *op.pixel_shape())
     # read t of each row group drives digit t
     at_digit = (reads[:, :, None] > np.arange(reads.max(initial=0))).sum(axis=1) * prod(outer)
+    # Crossbars side by side may take more digits together than each of them: the lowest row shift is one's, the highest
+    # another's. Digits are counted by crossbar, so that such layers' pixels are not shared.
+    alone, together = digits_of_tiles(op, act_bits, target.dac_bits), np.zeros(len(widths), np.int64)
+    np.maximum.at(together, tile, reads.max(axis=1, initial=0)[units.unit])
+    whole = whole or bool((together > alone).any())
+    last = max(int(alone.max(initial=1)), 1)
+    at_digit = np.concatenate([at_digit[:, : last - 1], at_digit[:, last - 1 :].sum(axis=1, keepdims=True)], axis=1)
     digits = tuple(tuple(unit) for unit in np.unique(at_digit, axis=0).tolist())
     cost, cells = int(units.slots.sum()), int((extent(op.rows.array) * widths)[tile].sum())
     share = Fraction(cells, max(cost, 1) * target.rows * target.columns)

@@ -19,6 +19,7 @@ from smec.ir.dialects import quant
 from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
 from smec.ir.isa_machine import run_machine
+from smec.ir.types import Handle
 from smec.passes.assign_cores import AssignCores
 from smec.passes.base import PassContext
 from smec.passes.mapping.replication import Layer, continuous_bound, lower_bound, replicate, replicate_sharing
@@ -224,6 +225,27 @@ def test_results_stay_bit_exact(seed: int, spare: int) -> None:
     for index, layer in enumerate(program.metadata["layers"]):
         wanted = np.concatenate(machine.accumulators[index], axis=1)
         np.testing.assert_array_equal(run.accumulators[layer["name"]].reshape(wanted.shape), wanted)
+
+
+def test_crossbars_side_by_side_that_take_more_digits_together() -> None:
+    """One plane reads only the row that is not shifted, another only the one that is shifted most."""
+    rng = np.random.default_rng(0)
+    g = GraphMaker(rng, 8)
+    y = g.conv(g.quantize(g.input("x", (1, 2, 7, 5))), 1, (1, 1), pads=(0, 0, 0, 0), sign="twos-complement", bits=8)
+    weights = np.array([1, 64], np.int16)  # codes of five bits: 1 << 0 and 8 << 3
+    y.owner.attributes["weight"] = Handle(weights.reshape(1, 2, 1, 1))
+    module = g.finish(g.dequantize(y))
+    inputs = sample(module, rng)
+    expected = interpret(module, inputs)
+    before = "tile,squeeze-out{depth=3 shift=fit},slice-bits,group-rows,"
+    seen = set()
+    for crossbars in range(2, 40, 3):
+        program = lower(module.clone(), f"{before}replicate{{crossbars={crossbars}}},assign-cores,emit", act_bits=8)
+        seen.add(program.metadata["layers"][0]["copies"])
+        outputs = Simulator(program).run(inputs).outputs
+        for name, array in expected.items():
+            np.testing.assert_array_equal(outputs[name].reshape(array.shape), array)
+    assert len(seen) > 5
 
 
 def test_copies_raise_throughput_as_promised() -> None:
