@@ -66,7 +66,7 @@ class Allocate(Pass):
 
     Raises:
         SmecError: the bound cannot be met (the message has the best that can); not one bound is given; there is no
-            calibration data.
+            calibration data, or less than eight images.
     """
 
     name = "allocate"
@@ -134,8 +134,16 @@ class Allocate(Pass):
         choices = (self.patterns, self.signs, self.scales, self.depths, self.bits, self.drop, self.double)
         spaces = [Space(*choices, alone) for alone in busy_all_the_time(pixels_of(layers))]
         arrays = used_images(module, context, self.images)
-        # The first images judge, the others are fitted to.
-        judges = max(1, max(map(len, arrays.values())) // _JUDGES)
+        # The first images judge, the others are fitted to. A layer with one sample an image has no variance on one.
+        images = max(map(len, arrays.values()))
+        if images < 2 * _JUDGES:
+            raise SmecError(
+                "too few calibration images to choose by: a quarter of them judges",
+                expected=f"{2 * _JUDGES} or more",
+                found=images,
+                hint="give more, or one --squeeze depth for all layers",
+            )
+        judges = images // _JUDGES
         reference = Reference(floats, {name: a[: min(self.probes, judges)] for name, a in arrays.items()})
         prefix = FloatPrefix(floats, arrays)
         random = np.random.default_rng(context.seed)
@@ -176,10 +184,9 @@ class Allocate(Pass):
         from smec.passes.admm.hessian import blocks_to_weight, measure, weight_blocks
         from smec.passes.admm.probe import Probe
         from smec.passes.admm.segments import steps
+        from smec.passes.quantize_nearest import float_weights
 
-        weight, bias, target = op.float_weight.array, op.bias.array, hardware(context, self.name)
-        if not np.isfinite(weight).all():
-            raise op.error("weights hold NaN or infinities", expected="finite weights")
+        weight, bias, target = float_weights(op), op.bias.array, hardware(context, self.name)
         real = prefix.input_of(op.label)
         if real is None:
             raise op.error(f"layer '{op.label}' is not in the float network")

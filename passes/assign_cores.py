@@ -10,6 +10,7 @@ import numpy as np
 
 from smec.ir.dialects.builtin import ModuleOp
 from smec.ir.dialects.xbar import MvmOp
+from smec.ir.errors import SmecError
 from smec.ir.types import Handle
 from smec.passes.base import Pass, PassContext, register_pass
 from smec.passes.mapping.copies import Copies
@@ -56,6 +57,8 @@ class AssignCores(Pass):
     route: bool = field(default=True, metadata={"doc": "put cores that exchange much close to one another"})
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:
+        if self.crossbars is not None and self.crossbars < 0:
+            raise SmecError("number of crossbars", expected="0 (the fewest) or more", found=self.crossbars)
         target = hardware(context, self.name)
         layers = crossbar_layers(module)
         for op in layers:

@@ -118,8 +118,21 @@ def _add(found: Sequence[tuple[Statistics, np.ndarray]], images: int) -> None:
 
 
 def calibration_inputs(module: ModuleOp, context: PassContext) -> dict[str, np.ndarray]:
-    """User arrays by graph input: those given, else synthetic ones (the same for each pass of one compilation)."""
+    """User arrays by graph input: those given, else synthetic ones (the same for each pass of one compilation).
+
+    Raises:
+        SmecError: those given hold NaN.
+    """
     if context.calibration is not None:
+        for name, array in context.calibration.items():
+            wrong = np.isnan(array) if array.dtype.kind == "f" else np.zeros(0, np.bool_)
+            if wrong.any():
+                at = ", ".join(map(str, np.argwhere(wrong)[0]))
+                raise SmecError(
+                    f"calibration data of input '{name}' hold NaN",
+                    expected="numbers",
+                    found=f"{np.count_nonzero(wrong)} NaN, the first at [{at}]",
+                )
         return context.calibration
     from smec.ir.images import random_arrays
 

@@ -26,7 +26,7 @@ class Emit(Pass):
     """
 
     name = "emit"
-    requires = ("xbar.placed",)
+    requires = ("xbar.grouped", "xbar.placed")
     ensures = ("isa",)
 
     def run(self, module: ModuleOp, context: PassContext) -> bool:

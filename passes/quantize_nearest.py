@@ -72,9 +72,7 @@ class QuantizeNearest(Pass):
     def _quantize(self, op: WeightedOp, pattern: Pattern) -> dict[str, float]:
         if op.weight is not None and pattern.name == External.name:
             return _keep(op, pattern, self.sign_rows)
-        weight = op.float_weight.array
-        if not np.isfinite(weight).all():
-            raise op.error("weights hold NaN or infinities", expected="finite weights")
+        weight = float_weights(op)
         flat = weight.reshape(weight.shape[0] if self.scale == "column" else 1, -1)
         scales = full_scales(flat, pattern)
         if self.fit:
@@ -100,6 +98,19 @@ def _keep(op: WeightedOp, pattern: Pattern, sign_rows: int) -> dict[str, float]:
         )
     set_integers(op, integers, scales, pattern, sign_rows)
     return {"weight_error": 0.0, "weights_zero": zero_share(integers)}
+
+
+def float_weights(op: WeightedOp) -> np.ndarray:
+    """The weights of a layer that is to be quantized, float32, ONNX layout.
+
+    Raises:
+        SmecError: they or its bias hold NaN or infinities.
+    """
+    for name, array in (("weights", op.float_weight.array), ("bias", op.bias.array)):
+        if not np.isfinite(array).all():
+            raise op.error(f"layer '{op.label}' has NaN or infinities in its {name}", expected="finite numbers")
+    weights: np.ndarray = op.float_weight.array
+    return weights
 
 
 def set_integers(

@@ -106,6 +106,19 @@ def check_output(path: str, *inputs: str | None) -> None:
             raise SmecError("the output would replace an input", location=path)
 
 
+def check_outputs(paths: Iterable[str | None], *inputs: str | None) -> None:
+    """`check_output` of all that are files (None: not asked for, "-": standard output), which are to differ."""
+    seen: set[Path] = set()
+    for path in paths:
+        if path is None or path == "-":
+            continue
+        check_output(path, *inputs)
+        place = Path(path).resolve()
+        if place in seen:
+            raise SmecError("two outputs are the same file", location=path)
+        seen.add(place)
+
+
 def refuse_options(names: Iterable[str]) -> None:
     """Refuse options that were given on the command line, where a module brings its own."""
     context = click.get_current_context()
@@ -160,7 +173,7 @@ def compile_command(
     from smec.record import is_module
     from smec.report import terminal_progress
 
-    check_output(output, model, calib)
+    check_outputs((output, json_path), model, calib)
     if is_module(model):
         refuse_options(("target", "seed", "input_shapes", "scheme", *choices))
     options: Options = Options(**choices)
@@ -215,9 +228,7 @@ def simulate_command(
     from smec.report import terminal_progress
     from smec.runtime.timing import is_timed, time_program
 
-    for path in (output, trace):
-        if path is not None:
-            check_output(path, program, data)
+    check_outputs((output, trace, json_path), program, data)
     loaded = Program.load(program)
     with terminal_progress() as progress:
         result = loaded.simulate(data, engine=engine, batch=batch, progress=progress)

@@ -55,6 +55,9 @@ class Options:
         if self.squeeze == "auto" and len(budgets) != 1:
             raise SmecError("squeeze 'auto' needs a budget", expected="one of max-error and max-crossbars",
                             found="both" if budgets else "none")  # fmt: skip
+        if self.squeeze == "auto" and self.sign == "polarized":
+            raise SmecError("sign scheme with squeeze 'auto'", expected="twos-complement, differential or offset",
+                            found="'polarized'", hint="give a squeeze depth")  # fmt: skip
         if self.squeeze != "auto" and budgets:
             raise SmecError("a budget without squeeze 'auto'", found="max-crossbars" if self.max_error is None else
                             "max-error", hint="give squeeze 'auto'")  # fmt: skip

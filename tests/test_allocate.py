@@ -451,6 +451,13 @@ def test_wrong_budgets_are_diagnosed(options: str, message: str) -> None:
         smec.lower(MODEL, "quant", calib=CALIB, pipeline=pipeline(options).replace(QUICK, quick))
 
 
+def test_few_images_cannot_judge() -> None:
+    """Of a classifier one image is one sample, which has no variance: every candidate would be without error."""
+    few = {"image": np.load(CALIB)["image"][:7]}
+    with pytest.raises(SmecError, match=r"too few calibration images .* \(expected 8 or more, found 7\)"):
+        smec.lower(MODEL, "quant", calib=few, pipeline=pipeline("max-error=0.1"))
+
+
 def test_auto_without_a_choice_is_diagnosed() -> None:
     text = "partition,calibrate,quantize-activations,quantize-admm{squeeze=auto},tile"
     with pytest.raises(SmecError, match="no choice has been made") as caught:
@@ -465,6 +472,7 @@ def test_auto_without_a_choice_is_diagnosed() -> None:
         ({"squeeze": "auto", "max_error": 0.1, "max_crossbars": 3}, "found both"),
         ({"squeeze": 2, "max_error": 0.1}, "without squeeze 'auto'"),
         ({"squeeze": "auto", "max_error": 0.1, "quantizer": "nearest"}, "'nearest'"),
+        ({"squeeze": "auto", "max_error": 0.1, "sign": "polarized"}, "'polarized'"),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
@@ -483,5 +491,5 @@ def test_the_command_line(tmp_path: Path) -> None:
     command = ["compile", str(MODEL), "--calib", str(CALIB), "-o", out, "--squeeze", "auto"]
     result = CliRunner().invoke(cli.main, [*command, "--max-crossbars", "1"])
     assert result.exit_code == 1
-    assert "no choice keeps the crossbars within --max-crossbars" in result.output
+    assert "no choice was found that keeps the crossbars within --max-crossbars" in result.output
     assert CliRunner().invoke(cli.main, [*command[:-1], "some", "--max-error", "0.1"]).exit_code == 2

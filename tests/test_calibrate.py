@@ -244,6 +244,13 @@ def test_dead_layers_get_finite_levels() -> None:
     assert levels(module, "r") == Quantized(8, 1.0, 0)
 
 
+def test_inputs_that_are_no_numbers_are_diagnosed() -> None:
+    data = normal(0, 4, 3)
+    data[2, 1] = np.nan
+    with pytest.raises(SmecError, match=r"input 'x' hold NaN .*found 1 NaN, the first at \[2, 1\]"):
+        calibrated(parse("m (float[N, 3] x) => (float y) { y = Relu(x) }"), {"x": data})
+
+
 def test_values_that_are_not_finite_are_reported() -> None:
     proto = two_layers("r = Log(c)")
     module, context = calibrated(proto, {"x": normal(0, 2, 3, 8, 8)})

@@ -207,6 +207,9 @@ def test_output_is_checked_before_the_work(tmp_path: Path) -> None:
     copy = tmp_path / "m.onnx"
     copy.write_bytes(Path(MODEL).read_bytes())
     assert "would replace an input" in fails("compile", str(copy), "-o", str(copy))
+    both = str(tmp_path / "both")
+    assert "two outputs are the same file" in fails("compile", MODEL, "-o", both, "--json", both)
+    assert not Path(both).exists()
 
 
 @pytest.mark.parametrize(

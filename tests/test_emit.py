@@ -18,6 +18,7 @@ from graphs import GraphMaker, sample
 from programs import lower
 from smec.ir.core import Value
 from smec.ir.dialects import quant
+from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
 from smec.ir.isa_machine import run_machine
 from smec.ir.isa_table import decode
@@ -182,6 +183,13 @@ def test_random_layers(seed: int, cell_bits: int, dac_bits: int) -> None:
         pads=tuple(int(p) for p in rng.integers(0, 3, 4)), groups=groups,
     )  # fmt: skip
     check(g, g.dequantize(y), rows=16, columns=8, cell_bits=cell_bits, dac_bits=dac_bits, adc_bits=12)
+
+
+def test_row_groups_are_required() -> None:
+    g = GraphMaker(np.random.default_rng(0))
+    module = g.finish(g.dequantize(g.conv(g.quantize(g.input("x", (1, 3, 4, 4))), 4)))
+    with pytest.raises(SmecError, match=r"requires level xbar\.grouped"):
+        lower(module, "tile,slice-bits,assign-cores,emit")
 
 
 def test_pipeline_text_names_the_pass() -> None:

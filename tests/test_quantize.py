@@ -15,6 +15,7 @@ from quantized import both, find, lower, names, snr
 from random_graphs import RandomGraph
 
 import shared
+import smec
 from smec.ir.dialects.quant import WeightedOp
 from smec.ir.errors import SmecError
 from smec.ir.interpreter import interpret
@@ -380,6 +381,20 @@ def test_weights_that_are_not_finite_are_diagnosed() -> None:
     with pytest.raises(SmecError, match="NaN or infinities") as caught:
         quantized_layer(weight)
     assert isinstance(caught.value.location, Location)
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "admm"])
+def test_biases_that_are_not_finite_are_diagnosed(quantizer: str) -> None:
+    bias = np.array([0, np.nan], np.float32)
+    proto = layer_then("y = Conv(c, v, b)", v=CHANNELS["v"], b=bias)
+    with pytest.raises(SmecError, match="NaN or infinities in its bias"):
+        smec.lower(proto, "quant", calib={"x": X}, quantizer=quantizer)
+
+
+def test_inputs_whose_squares_are_not_finite_are_diagnosed() -> None:
+    proto = layer_then("y = Conv(c, v)", v=CHANNELS["v"])
+    with pytest.raises(SmecError, match=r"squares of what layer .* are not finite"):
+        smec.lower(proto, "quant", calib={"x": X * np.float32(1e30)}, quantizer="admm")
 
 
 # -- real networks -----------------------------------------------------------------------------------------------------

@@ -118,10 +118,10 @@ def _most_exact(curves: Curves, pixels: Sequence[int], target: Hardware, max_cro
     if choice.crossbars <= max_crossbars:
         return replace(choice, objective=choice.error, bound=0.0, optimal=False)
     raise SmecError(
-        "no choice keeps the crossbars within --max-crossbars",
+        "no choice was found that keeps the crossbars within --max-crossbars at no cost of time",
         expected=f"{choice.crossbars} or more, with a network error of {choice.error:.3g}",
         found=max_crossbars,
-        hint="assign-cores{crossbars=N} lets tiles share more, at the cost of time",
+        hint="one --squeeze depth for all layers, and tiles that share more crossbars: assign-cores{crossbars=N}",
     )
 
 

@@ -140,15 +140,25 @@ def measure(
         random: of the sampled pixels.
         addend: if the result is added to other values, those: Y then is what brings the sum, not the result, to what
             it is in the float network.
+
+    Raises:
+        SmecError: sums are not finite.
     """
     groups, k, m = weight.shape
     folds = [Moments.none(groups, k, m), Moments.none(groups, k, m)]
     for fold in (0, 1):
         for x, x_real, missing in _samples(op, (levels, real, addend), fold, k, random):
-            y = matmul(x if x_real is None else x_real, weight)
-            if missing is not None:
-                y += missing
-            folds[fold] = folds[fold].added(x, y)
+            with np.errstate(over="ignore", invalid="ignore"):  # told below
+                y = matmul(x if x_real is None else x_real, weight)
+                if missing is not None:
+                    y += missing
+                folds[fold] = folds[fold].added(x, y)
+        if not all(np.isfinite(sums).all() for sums in (folds[fold].xx, folds[fold].xy)):
+            raise op.error(
+                f"on calibration data, squares of what layer '{op.label}' reads or computes are not finite",
+                expected="numbers whose squares float32 holds",
+                hint="scale the calibration data as the network was trained with",
+            )
     return folds[0], folds[1]
 
 

@@ -26,7 +26,7 @@ from smec.passes.mapping.doubling import DOUBLED_SIGNS
 from smec.passes.mapping.layers import groups_of, hardware
 from smec.passes.mapping.polarity import check_sign_rows
 from smec.passes.patterns import External, Pattern, parse
-from smec.passes.quantize_nearest import set_integers, zero_share
+from smec.passes.quantize_nearest import float_weights, set_integers, zero_share
 
 #: Level of a module whose layers say how they are to be quantized, by these attributes.
 ALLOCATED = "quant.allocated"
@@ -190,9 +190,7 @@ class LayerwiseQuantizer(Pass):
         context: PassContext,
         random: np.random.Generator,
     ) -> dict[str, Any]:
-        weight = op.float_weight.array
-        if not np.isfinite(weight).all():
-            raise op.error("weights hold NaN or infinities", expected="finite weights")
+        weight = float_weights(op)
         blocks = weight_blocks(op, weight)
         folds = measure(op, levels, real, blocks, random, addend)
         estimate = estimate_of(folds, blocks, self.damping)

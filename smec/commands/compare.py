@@ -44,15 +44,13 @@ def compare_command(
     model: str, schemes: str, markdown_path: str | None, json_path: str | None, **settings: Any
 ) -> None:
     """Compile MODEL.onnx by several schemes and set their programs' figures side by side."""
-    from smec.cli import check_output, emit
+    from smec.cli import check_outputs, emit
     from smec.comparison import compare
     from smec.comparison_table import markdown
     from smec.files import write_whole
     from smec.report import terminal_progress
 
-    for path in (json_path, markdown_path):
-        if path is not None and path != "-":
-            check_output(path, model)
+    check_outputs((json_path, markdown_path), model)
     with terminal_progress() as progress:
         document = compare(model, schemes, progress=progress, **settings)
     if markdown_path is not None:
