@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +97,15 @@ def compare(
     base = texts.index(baseline) if baseline is not None else 0
     data, float_top1 = _float(setting)
     calib = None if setting.calib is None else read_arrays(setting.calib)
-    mapped = [_map(scheme, setting, calib, data, number, len(chosen)) for number, scheme in enumerate(chosen)]
+    mapped = []
+    for number, scheme in enumerate(chosen):
+        with _errors_name(scheme):
+            mapped.append(_map(scheme, setting, calib, data, number, len(chosen)))
     budget = setting.crossbars or max(one.figures["crossbars"] for one in mapped)
     for number, one in enumerate(mapped):
         _tell(setting, "schemes at equal budget", number, len(mapped))
-        one.figures |= _at_budget(one, budget)
+        with _errors_name(one.scheme):
+            one.figures |= _at_budget(one, budget)
     _tell(setting, "schemes at equal budget", len(mapped), len(mapped))
     rows = [one.figures for one in mapped]
     for row in rows:
@@ -116,6 +121,16 @@ def compare(
         "baseline": texts[base],
         "schemes": rows,
     }
+
+
+@contextmanager
+def _errors_name(scheme: Scheme) -> Iterator[None]:
+    """Of many schemes, which one it was."""
+    try:
+        yield
+    except SmecError as error:
+        error.message = f"scheme '{scheme.text()}': {error.message}"
+        raise
 
 
 def _chosen(schemes: str | Sequence[Scheme | str], setting: Setting) -> list[Scheme]:
@@ -224,11 +239,7 @@ def _at_budget(one: _Mapped, budget: int) -> dict[str, Any]:
 
     least = one.figures["crossbars"]
     if budget < least:
-        raise SmecError(
-            f"budget too small for scheme '{one.scheme.text()}'",
-            expected=f"{least} crossbars or more",
-            found=budget,
-        )
+        raise SmecError("the budget is too small", expected=f"{least} crossbars or more", found=budget)
     program = _finish(one.module, f"replicate{{crossbars={budget}}},{_REST}")
     timing = time_program(program)
     return {

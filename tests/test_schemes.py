@@ -251,7 +251,7 @@ def test_copies_raise_throughput_within_the_budget(document: dict[str, Any]) -> 
     more = compare(str(MODEL), "dense-8", calib=CALIB, inputs=TEST, images=4, crossbars=200)
     assert more["budget_crossbars"] == 200
     assert more["schemes"][0]["throughput_at_budget"] > document["schemes"][0]["throughput_at_budget"]
-    with pytest.raises(SmecError, match="budget too small for scheme 'dense-8'"):
+    with pytest.raises(SmecError, match="scheme 'dense-8': the budget is too small"):
         compare(str(MODEL), "dense-8", calib=CALIB, inputs=TEST, images=4, crossbars=1)
 
 
