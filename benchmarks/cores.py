@@ -16,14 +16,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import onnx
 from rich.console import Console
 from rich.table import Table
-from topologies import TOPOLOGIES
 
 import smec
 from smec import targets
 from smec.runtime.timing import time_program
+from topologies import TOPOLOGIES, model_file
 
 TARGET = {"inherits": "sme", "adc_bits": 6, "adc": {"crossbars": 8, "per_bank": 2}}
 
@@ -31,16 +30,17 @@ TARGET = {"inherits": "sme", "adc_bits": 6, "adc": {"crossbars": 8, "per_bank": 
 def measure(path: Path) -> tuple[list[str], list[str]]:
     """A row of each table."""
     text = smec.default_pipeline().text()
-    figures: dict[str, dict[str, Any]] = {}
-    micros: dict[str, float] = {}
+    figures: dict[str, Any] = {}
+    micros: list[float] = []
     for way in ("assign-cores{level=false}", "assign-cores"):
         report: dict[str, Any] = {}
         program = smec.compile(
             str(path), target=targets.from_values(TARGET), pipeline=text.replace("assign-cores", way), report=report
         )
-        figures, micros[way] = report["assign-cores"], 1e6 / time_program(program).throughput_images_per_s
+        figures = report["assign-cores"]
+        micros.append(1e6 / time_program(program).throughput_images_per_s)
     work, network = figures["workload"], figures["network"]
-    before, after = (f"{us:,.0f}" for us in micros.values())
+    before, after = (f"{us:,.0f}" for us in micros)
     banks = [f"{work[key]:,}" for key in ("unlevelled", "objective", "bound")] + [f"{100 * work['gap']:.1f} %"]
     places = ["-"] * 4
     if network:
@@ -60,10 +60,7 @@ def main() -> None:
         places.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks or TOPOLOGIES:
-            path = Path(name)
-            if name in TOPOLOGIES:
-                path = Path(folder) / f"{name}.onnx"
-                onnx.save(TOPOLOGIES[name](0), path)
+            path = model_file(name, Path(folder))
             row = measure(path)
             banks.add_row(*row[0])
             places.add_row(*row[1])

@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from topologies import TOPOLOGIES
 
 import smec
 from smec import targets
@@ -37,18 +35,14 @@ from smec.passes.mapping.layers import crossbar_layers
 from smec.passes.mapping.row_improve import Effort
 from smec.passes.mapping.slicing import unpack_cells
 from smec.passes.replicate import Replicate
+from topologies import TOPOLOGIES, model_file
 
 SCHEMA = "smec-grouping-1"
 
 
 def sliced(name: str, squeeze: int, folder: Path) -> ModuleOp:
     """A network's crossbars, as far as pass `slice-bits`; `name` of a topology or a file."""
-    path = Path(name)
-    if name in TOPOLOGIES:
-        path = folder / f"{name}.onnx"
-        if not path.exists():
-            onnx.save(TOPOLOGIES[name](0), path)
-    return smec.lower(str(path), "xbar.sliced", target="sme", squeeze=squeeze)
+    return smec.lower(str(model_file(name, folder)), "xbar.sliced", target="sme", squeeze=squeeze)
 
 
 def lossless(module: ModuleOp, capacity: int) -> bool:

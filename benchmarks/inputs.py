@@ -41,7 +41,18 @@ def cifar10(data: Path = DATA) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def normalised(images: np.ndarray) -> np.ndarray:
+def cifar10_test(count: int = 2000, data: Path = DATA) -> Images:
+    """The first `count` CIFAR-10 test images as the ResNet-20 wants them, float32 [n, 3, 32, 32]; labels, int64 [n]."""
+    stored = cifar10(data)
+    return _normalised(stored["x_test"][:count]), stored["y_test"][:count].astype(np.int64).ravel()
+
+
+def cifar10_calib(count: int = 500, data: Path = DATA) -> np.ndarray:
+    """The first `count` CIFAR-10 training images as the ResNet-20 wants them, float32 [n, 3, 32, 32]."""
+    return _normalised(cifar10(data)["x_train"][:count])
+
+
+def _normalised(images: np.ndarray) -> np.ndarray:
     """uint8 NHWC -> float32 NCHW, ((x / 255) - MEAN) / STD."""
     scaled = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
@@ -66,9 +77,7 @@ def photographs(archive: Path, count: int | None = None) -> Images:
 
 
 def _resnet20(data: Path) -> tuple[np.ndarray, Images]:
-    stored = cifar10(data)
-    test = normalised(stored["x_test"]), stored["y_test"].astype(np.int64).ravel()
-    return normalised(stored["x_train"][:512]), test
+    return cifar10_calib(512, data), cifar10_test(data=data)
 
 
 def _mobilenet_v2(data: Path) -> tuple[np.ndarray, Images]:

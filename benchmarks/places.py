@@ -15,13 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import onnx
 from rich.console import Console
 from rich.table import Table
-from topologies import TOPOLOGIES
 
 import smec
 from smec.runtime.timing import time_program
+from topologies import TOPOLOGIES, model_file
 
 WAYS = {"none": "assign-cores{share=false}", "free": "assign-cores", "fewest": "assign-cores{crossbars=0}"}
 
@@ -65,10 +64,7 @@ def main() -> None:
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks or TOPOLOGIES:
-            path = Path(name)
-            if name in TOPOLOGIES:
-                path = Path(folder) / f"{name}.onnx"
-                onnx.save(TOPOLOGIES[name](0), path)
+            path = model_file(name, Path(folder))
             for planes in arguments.planes or [0]:
                 for row in measure(path, planes):
                     table.add_row(*row)

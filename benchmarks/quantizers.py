@@ -21,8 +21,6 @@ from typing import Any
 import smec
 from judge import Judge
 
-QUANTIZERS = ["nearest", "greedy", "admm"]
-
 
 def configurations(arguments: argparse.Namespace) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """For each row: sign scheme, pattern, planes and crossbars of a tile, and the options of the compiler."""
@@ -53,7 +51,7 @@ def main() -> None:
     parser.add_argument("--signs", default="differential,twos-complement,offset,polarized")
     parser.add_argument("--sign-rows", default="8,16", help="groups of polarized weights")
     parser.add_argument("--integers", default="8,4,3", help="bits of plain integers; empty: none")
-    parser.add_argument("--quantizers", default=",".join(QUANTIZERS))
+    parser.add_argument("--quantizers", default="nearest,greedy,admm")
     parser.add_argument("--scale", default="column")
     arguments = parser.parse_args()
     quantizers = arguments.quantizers.split(",")

@@ -197,6 +197,16 @@ TOPOLOGIES: dict[str, Callable[[int], onnx.ModelProto]] = {
 }
 
 
+def model_file(name: str, folder: Path) -> Path:
+    """The ONNX file of a topology, written into `folder` unless it is there; any other name is that of a file."""
+    if name not in TOPOLOGIES:
+        return Path(name)
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        onnx.save(TOPOLOGIES[name](0), path)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a network with random weights as an ONNX file.")
     parser.add_argument("name", choices=TOPOLOGIES)

@@ -5,7 +5,7 @@ skip with a reason where the files are absent:
 
     @shared.needs("models/cifar10_resnet20.onnx", "cifar10/cifar10_subset.npz")
     def test_accuracy() -> None:
-        images, labels = shared.cifar10_test(2000)
+        images, labels = inputs.cifar10_test(2000)
 """
 
 from __future__ import annotations
@@ -67,17 +67,6 @@ needs_zoo = needs(ZOO)
 def zoo() -> list[Path]:
     """The third-party ONNX files, sorted by name; empty where they are absent."""
     return sorted(ZOO.glob("*.onnx"))
-
-
-def cifar10_test(count: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` CIFAR-10 test images as the ResNet-20 wants them, float32 [n, 3, 32, 32]; labels, int64 [n]."""
-    data = inputs.cifar10()
-    return inputs.normalised(data["x_test"][:count]), data["y_test"][:count].astype(np.int64).ravel()
-
-
-def cifar10_calib(count: int = 500) -> np.ndarray:
-    """The first `count` CIFAR-10 training images as the ResNet-20 wants them, float32 [n, 3, 32, 32]."""
-    return inputs.normalised(inputs.cifar10()["x_train"][:count])
 
 
 def cifar10_raw(count: int = 2000, *, train: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
+import inputs
 import shared
 
 
@@ -38,10 +39,10 @@ def test_images_of_the_measurements(tmp_path: Path) -> None:
     script = shared.ROOT / "benchmarks" / "inputs.py"
     subprocess.run([sys.executable, script, "resnet20", "-o", tmp_path], check=True, stdout=subprocess.DEVNULL)
     name, _ = shared.model_input(shared.RESNET20)
-    images, labels = shared.cifar10_test()
+    images, labels = inputs.cifar10_test()
     with np.load(tmp_path / "calib.npz") as calib, np.load(tmp_path / "test.npz") as test:
         assert calib.files == [name]
-        assert np.array_equal(calib[name], shared.cifar10_calib(512))
+        assert np.array_equal(calib[name], inputs.cifar10_calib(512))
         assert np.array_equal(test[name], images)
         assert np.array_equal(test["labels"], labels)
 

@@ -14,6 +14,7 @@ from onnx_models import model, normal, parse
 from quantized import both, find, lower, names, snr
 from random_graphs import RandomGraph
 
+import inputs
 import shared
 import smec
 from smec.ir.dialects.quant import WeightedOp
@@ -402,10 +403,10 @@ def test_inputs_whose_squares_are_not_finite_are_diagnosed() -> None:
 
 @shared.needs_resnet20
 def test_resnet20_keeps_its_answers() -> None:
-    images, _ = shared.cifar10_test(16)
+    images, _ = inputs.cifar10_test(16)
     proto = onnx.load(shared.RESNET20)
     name = proto.graph.input[0].name
-    _, _, exact, found = both(proto, {name: images}, calibration={name: shared.cifar10_calib(64)})
+    _, _, exact, found = both(proto, {name: images}, calibration={name: inputs.cifar10_calib(64)})
     (output,) = exact
     assert snr(found[output], exact[output]) > 25
 

@@ -23,11 +23,11 @@ adc_bits = 4
 
 
 def resnet20(images: int = 500, **options: Any) -> smec.Program:
-    return smec.compile(shared.RESNET20, calib=shared.cifar10_calib(images), **options)
+    return smec.compile(shared.RESNET20, calib=inputs.cifar10_calib(images), **options)
 
 
 def top1(program: smec.Program, images: int = 2000, engine: str = "exact") -> float:
-    x, labels = shared.cifar10_test(images)
+    x, labels = inputs.cifar10_test(images)
     result = program.simulate({"input": x}, engine=engine)
     return 100 * float((next(iter(result.outputs.values())).argmax(-1) == labels).mean())
 
@@ -41,7 +41,7 @@ def test_resnet20_uniform() -> None:
 def test_resnet20_window_on_five_planes_and_both_engines() -> None:
     program = resnet20(pattern="window", scale="column", squeeze=3)
     assert top1(program) >= 90.8
-    x, _ = shared.cifar10_test(64)
+    x, _ = inputs.cifar10_test(64)
     exact, adc = (program.simulate({"input": x}, engine=e).outputs["logits"] for e in ("exact", "adc"))
     np.testing.assert_array_equal(exact, adc)
 
@@ -52,7 +52,7 @@ def test_forced_groups_saturate_a_narrow_adc(tmp_path: Path) -> None:
     stages = "partition,calibrate,quantize-activations,quantize-nearest,tile,compact,slice-bits"
     forced = resnet20(target=tmp_path / "adc4.toml", pipeline=f"{stages},group-rows{{rows=128}},assign-cores,emit")
     lossless = resnet20(target=tmp_path / "adc4.toml")
-    x, _ = shared.cifar10_test(16)
+    x, _ = inputs.cifar10_test(16)
     clipped, whole = (p.simulate({"input": x}, engine="adc") for p in (forced, lossless))
     assert sum(clipped.saturated.values()) > 0
     assert sum(whole.saturated.values()) == 0

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+import inputs
 import shared
 import smec
 from smec.runtime.crossbars import Crossbars
@@ -320,8 +321,8 @@ def test_a_program_without_its_network_is_refused(program: smec.Program) -> None
 
 @shared.needs_resnet20
 def test_resnet20() -> None:
-    images, _ = shared.cifar10_test(4)
-    program = smec.compile(shared.RESNET20, calib=shared.cifar10_calib(64))
+    images, _ = inputs.cifar10_test(4)
+    program = smec.compile(shared.RESNET20, calib=inputs.cifar10_calib(64))
     report = smec.verify(shared.RESNET20, program, images)
     assert report.equal
     assert len(report.layers) == 20
